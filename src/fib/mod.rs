@@ -1,0 +1,1 @@
+//! The compiled snapshot that workers read.

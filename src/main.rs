@@ -1,0 +1,3 @@
+//! The `margay` command.
+
+fn main() {}

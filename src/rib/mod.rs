@@ -1,0 +1,181 @@
+//! From resources to one node's best routes, as Calico's calculation makes them.
+//!
+//! [`plan`](NodePlan) is what the agent compiles into the FIB: it names the node itself, the peers it
+//! knows, its endpoints, and the best route of each prefix with the rule that made it.
+
+use std::net::IpAddr;
+
+use crate::lpm::Prefix;
+use crate::wire::MacAddr;
+
+/// How packets towards a peer travel on the underlay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Encap {
+    /// IP in IP (RFC 2003), protocol 4.
+    Ipip,
+    /// VXLAN (RFC 7348) over UDP.
+    Vxlan,
+    /// No encapsulation: the packet itself is sent to the peer as next hop ("BGP mode").
+    Direct,
+}
+
+/// Route classes, best first: for one prefix the lowest class wins (Felix's `routetable/defs.go` order).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum RouteClass {
+    /// A /32 (or /128) of an endpoint on this node.
+    LocalWorkload,
+    /// An address of the node itself that the overlay may reach: the node address or a tunnel address.
+    LocalHost,
+    /// A remote block, same subnet by a CrossSubnet VXLAN pool.
+    VxlanSameSubnet,
+    /// A remote block or borrowed address through VXLAN.
+    VxlanTunnel,
+    /// A remote block, same subnet by a CrossSubnet IPIP pool.
+    IpipSameSubnet,
+    /// A remote block or borrowed address through IPIP.
+    IpipTunnel,
+    /// A remote block or borrowed address without encapsulation.
+    NoEncap,
+    /// A block of this node's own: what no endpoint holds is dropped.
+    Blackhole,
+}
+
+/// What a route leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Target {
+    /// The endpoint at this index of [`NodePlan::endpoints`].
+    Endpoint(usize),
+    /// The peer at this index of [`NodePlan::peers`], reached in this way.
+    Peer {
+        /// Index into [`NodePlan::peers`].
+        peer: usize,
+        /// How packets travel there.
+        encap: Encap,
+    },
+    /// This node's own kernel, through the host interface.
+    Host,
+    /// Nowhere: dropped, with a reason.
+    Blackhole,
+}
+
+/// The best route of a prefix.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// Canonical destination.
+    pub prefix: Prefix,
+    /// Why it won against others of the same prefix.
+    pub class: RouteClass,
+    /// Where it leads.
+    pub target: Target,
+    /// The pool that decided the encapsulation, if any covers the prefix.
+    pub pool: Option<Prefix>,
+    /// A remote workload's address outside its node's blocks (Calico's `borrowed`).
+    pub borrowed: bool,
+    /// One sentence for people: the rule that made this route, with the values it looked at.
+    pub rule: String,
+}
+
+/// Another node of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// Name of the Node resource.
+    pub name: String,
+    /// Its underlay address (`spec.bgp.ipv4Address` without the length).
+    pub address: IpAddr,
+    /// `spec.bgp.ipv4IPIPTunnelAddr`.
+    pub ipip_tunnel_addr: Option<IpAddr>,
+    /// `spec.ipv4VXLANTunnelAddr`.
+    pub vxlan_tunnel_addr: Option<IpAddr>,
+    /// Inner destination MAC of VXLAN packets to it.
+    pub vtep_mac: MacAddr,
+}
+
+/// How an endpoint is attached to its workload (`margay.dev/attach`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Attach {
+    /// A TAP that margay makes in the workload's network namespace.
+    Tap,
+    /// A veth whose host end, already there, margay serves by a packet socket.
+    Veth,
+}
+
+/// One WorkloadEndpoint of this node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointPlan {
+    /// `namespace/name` of the WorkloadEndpoint resource: unique, stable.
+    pub name: String,
+    /// `namespace/pod`, for people.
+    pub workload: String,
+    /// How it is attached.
+    pub attach: Attach,
+    /// TAP: name of the interface inside the workload's namespace (`spec.endpoint`, default `eth0`).
+    /// veth: the host end (`spec.interfaceName`).
+    pub interface: String,
+    /// Path of the workload's network namespace, or `/proc/PID/ns/net` for a pid (`margay.dev/netns`).
+    pub netns: Option<std::path::PathBuf>,
+    /// Addresses, each a single host (`ipNetworks`).
+    pub addresses: Vec<IpAddr>,
+    /// `spec.mac`; learned when absent.
+    pub mac: Option<MacAddr>,
+    /// Queues of the TAP, 1 unless `margay.dev/queues` says more.
+    pub queues: u16,
+}
+
+/// An enabled or disabled IPPool, for what depends on pools but not on routes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoolPlan {
+    /// `spec.cidr`.
+    pub cidr: Prefix,
+    /// Encapsulation that the pool allows; `Direct` where both modes are `Never`.
+    pub encap: Encap,
+    /// Mode is `CrossSubnet`.
+    pub cross_subnet: bool,
+    /// `spec.natOutgoing`.
+    pub nat_outgoing: bool,
+    /// `spec.disabled`: no new addresses, but routes of existing blocks remain.
+    pub disabled: bool,
+}
+
+/// Felix's settings that apply, with Felix's defaults.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// UDP port of VXLAN, 4789.
+    pub vxlan_port: u16,
+    /// VNI, 4096.
+    pub vxlan_vni: u32,
+    /// `vxlanMTU`: bytes; `None` = underlay MTU - 50.
+    pub vxlan_mtu: Option<u16>,
+    /// `ipipMTU`: bytes; `None` = underlay MTU - 20.
+    pub ipip_mtu: Option<u16>,
+    /// `mtu`: bytes, of every endpoint; `None` = smallest over the encapsulations in use.
+    pub mtu: Option<u16>,
+}
+
+/// Everything that one node's agent needs of the desired state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodePlan {
+    /// Name of the Node resource.
+    pub node: String,
+    /// Its underlay address.
+    pub address: IpAddr,
+    /// Its underlay subnet as `spec.bgp.ipv4Address` gives it: what CrossSubnet compares with.
+    pub subnet: Prefix,
+    /// `spec.bgp.ipv4IPIPTunnelAddr`.
+    pub ipip_tunnel_addr: Option<IpAddr>,
+    /// `spec.ipv4VXLANTunnelAddr`.
+    pub vxlan_tunnel_addr: Option<IpAddr>,
+    /// Own VTEP MAC: `spec.vxlanTunnelMACAddr`, or `66:` and five octets of sha1 of the name.
+    pub vtep_mac: MacAddr,
+    /// Every other Node, by name.
+    pub peers: Vec<Peer>,
+    /// This node's WorkloadEndpoints, by name.
+    pub endpoints: Vec<EndpointPlan>,
+    /// All pools, by cidr.
+    pub pools: Vec<PoolPlan>,
+    /// Best routes, one a prefix, by prefix.
+    pub routes: Vec<Route>,
+    /// Felix's settings.
+    pub settings: Settings,
+    /// For people: what works but is probably not meant (asymmetric CrossSubnet, unknown nodes, …).
+    pub warnings: Vec<String>,
+}

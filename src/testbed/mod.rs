@@ -1,0 +1,1 @@
+//! Namespaces for the demo, tests and benches.

@@ -1,0 +1,1 @@
+//! What becomes of a frame: closed lists of drop and punt reasons.
