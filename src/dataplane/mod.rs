@@ -1,1 +1,21 @@
-//! The engine.
+//! The engine: a frame's way from the port that received it to the port that sends it.
+//!
+//! The straight line is in [`engine`]; what it calls stands beside it, a file for each step. A
+//! [`worker`] runs it: rx batch, forward each, flush. Nothing here knows resources or opens anything.
+//!
+//! The engine hands to [`slowpath`](crate::slowpath) what it punts; the slow path hands back packets to
+//! send. Those two modules may use each other.
+
+pub mod antispoof;
+pub mod arp;
+pub mod counters;
+pub mod decap;
+pub mod encap;
+pub mod engine;
+pub mod neighbor;
+pub mod packet;
+pub mod worker;
+
+pub use counters::{Counters, Tally};
+pub use engine::{Engine, Origin, Tables, Verdict};
+pub use neighbor::{Neighbor, Neighbors};

@@ -1,1 +1,159 @@
-//! The compiled snapshot that workers read.
+//! The compiled snapshot that workers read: prefixes to actions, actions to ready-made headers.
+//!
+//! A [`Fib`] is immutable. The agent compiles one from a [`NodePlan`](crate::rib::NodePlan) and publishes it;
+//! workers pick it up between turns. What the FIB says is data ([`Action`]), carried out by the engine.
+
+mod action;
+mod compile;
+mod publication;
+mod tunnel;
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use crate::lpm::Lpm;
+use crate::wire::MacAddr;
+use crate::wire::vxlan::Vni;
+
+pub use action::{Action, AdjacencyId, EndpointId, PeerId, TunnelId};
+pub use compile::{CompileError, Environment};
+pub use publication::{Publication, Reader};
+pub use tunnel::{Encapsulation, Inner, IpipHeader, OuterTtl, Tunnel, VxlanHeader};
+
+/// Bytes that VXLAN over IPv4 adds in front of the inner IP packet: 20 + 8 + 8 + 14.
+pub const VXLAN_OVERHEAD: u16 = 50;
+/// Bytes that IPIP over IPv4 adds.
+pub const IPIP_OVERHEAD: u16 = 20;
+
+/// What workers know of an endpoint.
+#[derive(Debug, Clone)]
+pub struct Endpoint {
+    /// Its first address: nearly always the only one.
+    primary: Ipv4Addr,
+    /// Further addresses.
+    more: Box<[Ipv4Addr]>,
+    /// IP MTU of the workload's interface, bytes.
+    pub mtu: u16,
+}
+
+impl Endpoint {
+    /// True when `address` belongs to the workload.
+    #[inline]
+    pub fn owns(&self, address: Ipv4Addr) -> bool {
+        address == self.primary || self.more.contains(&address)
+    }
+
+    /// An address of the workload, to ask for its MAC.
+    pub fn address(&self) -> Ipv4Addr {
+        self.primary
+    }
+}
+
+/// A peer reached without encapsulation: the packet itself goes to it as next hop.
+#[derive(Debug, Clone)]
+pub struct Adjacency {
+    /// The peer it belongs to.
+    pub peer: PeerId,
+    /// Next hop on the underlay; the node's kernel knows the way to it.
+    pub next_hop: IpAddr,
+    /// IP MTU on the way there, bytes.
+    pub mtu: u16,
+}
+
+/// Another node, as the sender of tunnel packets.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    /// Name of the Node resource.
+    pub name: String,
+    /// Underlay address: the only accepted outer source of its tunnel packets.
+    pub address: IpAddr,
+}
+
+/// This node.
+#[derive(Debug, Clone)]
+pub struct Node {
+    /// Underlay address: the only accepted outer destination.
+    pub address: IpAddr,
+    /// Own VTEP MAC: the only accepted inner destination MAC.
+    pub vtep_mac: MacAddr,
+    /// The only accepted VNI.
+    pub vni: Vni,
+    /// Source of ICMP errors: the tunnel address, else the node address.
+    pub icmp_source: Ipv4Addr,
+    /// IP MTU of the host interface, bytes.
+    pub host_mtu: u16,
+    /// The node's underlay and tunnel addresses.
+    pub addresses: Box<[Ipv4Addr]>,
+}
+
+/// One immutable snapshot.
+#[derive(Debug)]
+pub struct Fib {
+    routes: Lpm<Ipv4Addr>,
+    peers_by_address: Lpm<Ipv4Addr>,
+    endpoints: Vec<Option<Endpoint>>,
+    tunnels: Vec<Tunnel>,
+    adjacencies: Vec<Adjacency>,
+    peers: Vec<Peer>,
+    node: Node,
+}
+
+impl Fib {
+    /// What to do with a packet for `destination`: the action of the longest prefix that covers it.
+    #[inline]
+    pub fn lookup(&self, destination: Ipv4Addr) -> Action {
+        Action::decode(self.routes.lookup(destination))
+    }
+
+    /// The peer whose underlay address this is.
+    #[inline]
+    pub fn peer_at(&self, address: Ipv4Addr) -> Option<PeerId> {
+        match self.peers_by_address.lookup(address) {
+            NO_PEER => None,
+            id => Some(PeerId(id)),
+        }
+    }
+
+    /// The endpoint, unless it left since the frame was received.
+    #[inline]
+    pub fn endpoint(&self, id: EndpointId) -> Option<&Endpoint> {
+        self.endpoints.get(id.0 as usize)?.as_ref()
+    }
+
+    /// A tunnel that an action named.
+    #[inline]
+    pub fn tunnel(&self, id: TunnelId) -> &Tunnel {
+        &self.tunnels[id.0 as usize]
+    }
+
+    /// An adjacency that an action named.
+    #[inline]
+    pub fn adjacency(&self, id: AdjacencyId) -> &Adjacency {
+        &self.adjacencies[id.0 as usize]
+    }
+
+    /// A peer that [`Self::peer_at`], a tunnel or an adjacency named.
+    #[inline]
+    pub fn peer(&self, id: PeerId) -> &Peer {
+        &self.peers[id.0 as usize]
+    }
+
+    /// True for this node's own addresses.
+    #[inline]
+    pub fn is_local(&self, address: Ipv4Addr) -> bool {
+        self.node.addresses.contains(&address)
+    }
+
+    /// This node.
+    #[inline]
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// Bytes of the lookup tables.
+    pub fn memory(&self) -> usize {
+        self.routes.memory() + self.peers_by_address.memory()
+    }
+}
+
+/// What `peers_by_address` answers for an address of no peer; ids stay below it.
+const NO_PEER: u32 = (1 << 31) - 1;

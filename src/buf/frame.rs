@@ -1,0 +1,102 @@
+//! One frame: its place in a slot, and what receive and forwarding found out about it.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use crate::wire::ecn::Ecn;
+
+/// A frame, packet or datagram in a slot of the [`Pool`](super::Pool) that made it.
+#[derive(Debug)]
+#[must_use = "a frame that is not put back takes its slot with it"]
+pub struct Frame {
+    pub(super) pool: u32,
+    pub(super) slot: u32,
+    pub(super) start: u32,
+    pub(super) end: u32,
+    /// What the sender left to the hardware, or to us.
+    pub offload: Offload,
+    /// Received from a tunnel: outer source. To be sent into one: outer destination.
+    pub peer: IpAddr,
+    /// Outer ECN: as received from a tunnel socket, or to be sent by one.
+    pub ecn: Ecn,
+    /// Hash of the inner flow: chooses the source port of an outer UDP header.
+    pub flow: u32,
+}
+
+impl Frame {
+    pub(super) fn new(pool: u32, slot: u32, start: u32) -> Self {
+        Frame {
+            pool,
+            slot,
+            start,
+            end: start,
+            offload: Offload::default(),
+            peer: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            ecn: Ecn::NotEct,
+            flow: 0,
+        }
+    }
+
+    /// Bytes from the first to the last.
+    #[inline]
+    pub fn len(&self) -> usize {
+        (self.end - self.start) as usize
+    }
+
+    /// True when there are none.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.end == self.start
+    }
+
+    /// Takes `count` bytes off the front; they become headroom. More than there are takes all.
+    #[inline]
+    pub fn strip(&mut self, count: usize) {
+        let count = count.min(self.len());
+        self.start += count as u32;
+    }
+
+    /// Keeps the first `len` bytes. A longer `len` keeps all.
+    #[inline]
+    pub fn truncate(&mut self, len: usize) {
+        let len = len.min(self.len());
+        self.end = self.start + len as u32;
+    }
+}
+
+/// What a virtio-net header says of a frame, with offsets from the start of its IP packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Offload {
+    /// The transport checksum is unfinished.
+    pub checksum: Option<PartialChecksum>,
+    /// The frame stands for several: a super-frame.
+    pub segments: Option<Segments>,
+}
+
+/// The checksum field holds the pseudo-header sum only; the rest is still to be added (`NEEDS_CSUM`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PartialChecksum {
+    /// First byte to sum, from the start of the IP packet.
+    pub start: u16,
+    /// Place of the 16-bit checksum field, from `start`.
+    pub field: u16,
+}
+
+/// How a super-frame is to be cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Segments {
+    /// What is cut.
+    pub kind: Segmentation,
+    /// Payload bytes of each segment but the last, above 0.
+    pub size: u16,
+}
+
+/// What a super-frame holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Segmentation {
+    /// TCP over IPv4 (`VIRTIO_NET_HDR_GSO_TCPV4`), without the CWR rule of `_GSO_ECN`.
+    TcpV4,
+    /// TCP over IPv4 whose first segment alone keeps CWR (`VIRTIO_NET_HDR_GSO_ECN`, RFC 3168 6.1.2).
+    TcpV4Ecn,
+    /// UDP datagrams over IPv4 (`VIRTIO_NET_HDR_GSO_UDP_L4`).
+    UdpV4,
+}

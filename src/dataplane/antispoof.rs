@@ -1,0 +1,73 @@
+//! Which addresses a packet may come from and go to.
+
+use std::net::Ipv4Addr;
+
+use crate::fib::{Action, Fib, PeerId};
+use crate::verdict::DropReason;
+
+/// Where a workload finds its gateway (Calico's link-local next hop).
+pub const GATEWAY_ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+
+/// Sources that no router takes and destinations that none forwards to: 0/8, 127/8, link-local 169.254/16,
+/// multicast and class E with the limited broadcast (RFC 1812 5.3.5 and 5.3.7, RFC 3927 7).
+#[inline]
+pub fn is_martian(address: Ipv4Addr) -> bool {
+    match address.octets() {
+        [0 | 127 | 224..=255, ..] | [169, 254, ..] => true,
+        [1..=126 | 128..=223, ..] => false,
+    }
+}
+
+/// A packet out of a peer's tunnel must come from what the FIB sends back to that peer, or from the peer
+/// itself (RFC 1812 5.3.8; standards S3 and S4).
+#[inline]
+pub fn inner_source(fib: &Fib, source: Ipv4Addr, from: PeerId) -> Result<(), DropReason> {
+    if is_martian(source) {
+        return Err(DropReason::SourceMartian);
+    }
+    let owner = match fib.lookup(source) {
+        Action::Tunnel(tunnel) => fib.tunnel(tunnel).peer,
+        Action::Direct(adjacency) => fib.adjacency(adjacency).peer,
+        Action::Deliver(_) | Action::Blackhole => return Err(DropReason::InnerSourceLocal),
+        Action::Host if fib.is_local(source) => return Err(DropReason::InnerSourceLocal),
+        // The peer's own address has no overlay route: it is found among the peers.
+        Action::Host | Action::NoRoute => match fib.peer_at(source) {
+            Some(peer) => peer,
+            None => return Err(DropReason::InnerSourceNotPeers),
+        },
+    };
+    if owner != from {
+        return Err(DropReason::InnerSourceNotPeers);
+    }
+    Ok(())
+}
+
+/// A packet that arrived without encapsulation may come from anywhere but from this node.
+#[inline]
+pub fn direct_source(fib: &Fib, source: Ipv4Addr) -> Result<(), DropReason> {
+    if is_martian(source) {
+        return Err(DropReason::SourceMartian);
+    }
+    match fib.lookup(source) {
+        Action::Deliver(_) | Action::Blackhole => Err(DropReason::InnerSourceLocal),
+        Action::Host if fib.is_local(source) => Err(DropReason::InnerSourceLocal),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn martians_are_those_of_rfc_1812_and_3927() {
+        for martian in
+            ["0.0.0.0", "0.1.2.3", "127.0.0.1", "169.254.0.1", "169.254.1.1", "224.0.0.1", "239.1.2.3", "240.0.0.1", "255.255.255.255"]
+        {
+            assert!(is_martian(martian.parse().unwrap()), "{martian}");
+        }
+        for address in ["1.0.0.0", "10.65.0.1", "126.255.255.255", "128.0.0.1", "169.253.1.1", "169.255.1.1", "192.0.0.8", "223.255.255.255"] {
+            assert!(!is_martian(address.parse().unwrap()), "{address}");
+        }
+    }
+}

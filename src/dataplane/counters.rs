@@ -1,0 +1,109 @@
+//! Counters: one writer each, readable by anyone.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crossbeam::utils::CachePadded;
+
+use crate::verdict::{DropReason, PuntReason, Sent};
+
+/// What a worker counted since its last turn: plain numbers, no sharing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tally {
+    /// Frames that ports received, and packets that the slow path made.
+    pub input: u64,
+    /// Frames transmitted, by where to.
+    pub sent: [u64; Sent::COUNT],
+    /// Frames that left the fast path, by reason.
+    pub punted: [u64; PuntReason::COUNT],
+    /// Frames dropped, by reason.
+    pub dropped: [u64; DropReason::COUNT],
+}
+
+impl Default for Tally {
+    fn default() -> Self {
+        Tally {
+            input: 0,
+            sent: [0; Sent::COUNT],
+            punted: [0; PuntReason::COUNT],
+            dropped: [0; DropReason::COUNT],
+        }
+    }
+}
+
+impl Tally {
+    /// Sum of all outcomes; equals [`Self::input`] whenever no frame is in hand.
+    pub fn outcomes(&self) -> u64 {
+        self.sent.iter().chain(&self.punted).chain(&self.dropped).sum()
+    }
+
+    fn cells(&self) -> impl Iterator<Item = &u64> {
+        std::iter::once(&self.input).chain(&self.sent).chain(&self.punted).chain(&self.dropped)
+    }
+
+    fn cells_mut(&mut self) -> impl Iterator<Item = &mut u64> {
+        std::iter::once(&mut self.input).chain(&mut self.sent).chain(&mut self.punted).chain(&mut self.dropped)
+    }
+}
+
+impl std::ops::AddAssign<&Tally> for Tally {
+    fn add_assign(&mut self, other: &Tally) {
+        for (cell, more) in self.cells_mut().zip(other.cells()) {
+            *cell += more;
+        }
+    }
+}
+
+const CELLS: usize = 1 + Sent::COUNT + PuntReason::COUNT + DropReason::COUNT;
+
+/// One worker's totals, published once a turn.
+#[derive(Debug)]
+pub struct Counters {
+    cells: CachePadded<[AtomicU64; CELLS]>,
+}
+
+impl Counters {
+    /// All zero.
+    pub fn new() -> Arc<Self> {
+        Arc::new(Counters { cells: CachePadded::new([const { AtomicU64::new(0) }; CELLS]) })
+    }
+
+    /// Adds `tally` and clears it. Only the worker that owns the counters calls this, so a load and a
+    /// store suffice where a shared counter would need a locked addition.
+    pub fn publish(&self, tally: &mut Tally) {
+        for (cell, count) in self.cells.iter().zip(tally.cells_mut()).filter(|(_, count)| **count != 0) {
+            cell.store(cell.load(Ordering::Relaxed) + *count, Ordering::Relaxed);
+            *count = 0;
+        }
+    }
+
+    /// The totals so far.
+    pub fn read(&self) -> Tally {
+        let mut tally = Tally::default();
+        for (count, cell) in tally.cells_mut().zip(self.cells.iter()) {
+            *count = cell.load(Ordering::Relaxed);
+        }
+        tally
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn published_counts_add_up() {
+        let counters = Counters::new();
+        let mut tally = Tally::default();
+        for _ in 0..3 {
+            tally.input += 2;
+            tally.sent[Sent::Vxlan.index()] += 1;
+            tally.dropped[DropReason::TxFailed.index()] += 1;
+            counters.publish(&mut tally);
+            assert_eq!(tally, Tally::default());
+        }
+        let total = counters.read();
+        assert_eq!((total.input, total.outcomes()), (6, 6));
+        assert_eq!(total.sent[Sent::Vxlan.index()], 3);
+    }
+}

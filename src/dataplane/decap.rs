@@ -1,0 +1,101 @@
+//! Out of a tunnel: check the outer headers, strip them, carry congestion marks inwards.
+
+use std::net::IpAddr;
+
+use super::packet::{Packet, Transport};
+use crate::buf::{Frame, Offload, PartialChecksum, Pool, Segmentation, Segments};
+use crate::fib::{Fib, VxlanHeader};
+use crate::verdict::DropReason;
+use crate::wire::ethernet::{EtherType, Ethernet};
+use crate::wire::ipv4::{self, Ipv4};
+use crate::wire::vxlan::Vxlan;
+use crate::wire::{Protocol, checksum, ecn};
+
+/// What a tunnel socket receives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// An outer IPv4 packet of protocol 4.
+    Ipip,
+    /// The payload of a UDP datagram; outer addresses and ECN stand in the frame.
+    Vxlan,
+}
+
+/// Strips the outer headers. What remains is the inner IPv4 packet, whole and trimmed, its ECN field set.
+#[inline]
+pub fn decapsulate(fib: &Fib, kind: Kind, pool: &mut Pool, frame: &mut Frame) -> Result<Packet, DropReason> {
+    let bytes = pool.bytes(frame);
+    let (outer_ecn, stripped) = match kind {
+        Kind::Ipip => {
+            let outer = Ipv4::parse(bytes)?;
+            if IpAddr::V4(outer.dst()) != fib.node().address {
+                return Err(DropReason::OuterDestination);
+            }
+            if outer.protocol() != Protocol::IPIP || outer.is_fragment() {
+                return Err(DropReason::InnerNotIpv4);
+            }
+            (outer.ecn(), outer.header_len())
+        }
+        Kind::Vxlan => {
+            strip_vxlan(fib, bytes)?;
+            (frame.ecn, VxlanHeader::LEN)
+        }
+    };
+    let outer_len = match kind {
+        Kind::Ipip => usize::from(u16::from_be_bytes([bytes[2], bytes[3]])),
+        Kind::Vxlan => bytes.len(),
+    };
+    // I10: what follows the outer total length is no part of the packet.
+    frame.truncate(outer_len);
+    frame.strip(stripped);
+
+    let mut inner = Packet::parse(pool.bytes(frame))?;
+    frame.truncate(usize::from(inner.len));
+    let marked = ecn::decapsulate(outer_ecn, inner.ecn).map_err(|_| DropReason::EcnCongestionLost)?;
+    if marked != inner.ecn {
+        ipv4::set_ecn(pool.bytes_mut(frame), marked);
+        inner.ecn = marked;
+    }
+    Ok(inner)
+}
+
+/// VXLAN as Calico's device takes it, but for reserved bits: RFC 7348 5 says to ignore them.
+#[inline]
+fn strip_vxlan(fib: &Fib, bytes: &[u8]) -> Result<(), DropReason> {
+    let vxlan = Vxlan::parse(bytes)?;
+    if vxlan.vni() != fib.node().vni {
+        return Err(DropReason::VxlanUnknownVni);
+    }
+    let ethernet = Ethernet::parse(vxlan.payload()).map_err(|_| DropReason::VxlanTruncated)?;
+    if ethernet.dst() != fib.node().vtep_mac || ethernet.src() == fib.node().vtep_mac {
+        return Err(DropReason::VxlanInnerMac);
+    }
+    if ethernet.ethertype() != EtherType::IPV4 {
+        return Err(DropReason::InnerNotIpv4);
+    }
+    Ok(())
+}
+
+/// Finds out what a peer left undone, for no header tells: a kernel's tunnel device over a virtual underlay
+/// sends inner packets with the pseudo-header's sum only, and super-frames that nobody cut.
+///
+/// `mtu` is that of the interface that the packet leaves by: more than it can hold is a super-frame.
+#[inline]
+pub fn recognise_offload(ip: &Ipv4<'_>, mtu: u16) -> Offload {
+    let mut offload = Offload::default();
+    let Some(transport) = Transport::parse(ip) else { return offload };
+    let payload = ip.payload();
+    let field = usize::from(transport.checksum_field());
+    let Some([high, low]) = payload.get(field..field + 2) else { return offload };
+    let value = u16::from_be_bytes([*high, *low]);
+    let (src, dst) = (IpAddr::V4(ip.src()), IpAddr::V4(ip.dst()));
+    if checksum::is_partial(value, src, dst, transport.protocol, payload.len()) {
+        // A header length is 60 at most.
+        offload.checksum =
+            Some(PartialChecksum { start: ip.header_len() as u16, field: transport.checksum_field() });
+    }
+    let headers = ip.header_len() as u16 + transport.header_len;
+    if transport.protocol == Protocol::TCP && ip.total_len() > usize::from(mtu) && headers < mtu {
+        offload.segments = Some(Segments { kind: Segmentation::TcpV4, size: mtu - headers });
+    }
+    offload
+}

@@ -1,0 +1,123 @@
+//! Into a tunnel: the ready-made header goes into the headroom, and what differs by packet is patched.
+
+use super::packet::Packet;
+use crate::buf::{Frame, Pool};
+use crate::fib::{Encapsulation, Inner, Tunnel, VxlanHeader};
+use crate::verdict::DropReason;
+use crate::wire::{checksum, ecn, ipv4};
+
+use super::engine::Verdict;
+
+/// Identifications for outer IPv4 headers, never zero (the kernel would replace it, RFC 6864 4).
+///
+/// Worker `i` of `n` takes i + 1, i + 1 + n, …: two workers never give the same one to one peer before
+/// 65,536 / n packets have passed.
+#[derive(Debug)]
+pub struct OuterIds {
+    next: u16,
+    step: u16,
+}
+
+impl OuterIds {
+    /// The ids of worker `index` of `workers`.
+    pub fn new(index: usize, workers: usize) -> Self {
+        OuterIds { next: index as u16, step: workers.max(1) as u16 }
+    }
+
+    /// The first of `count` ids; the others follow it, one apart each.
+    #[inline]
+    fn take(&mut self, count: u16) -> u16 {
+        self.next = self.next.wrapping_add(self.step);
+        if self.next == 0 {
+            self.next = self.step;
+        }
+        let id = self.next;
+        self.next = self.next.wrapping_add(count.saturating_sub(1));
+        id
+    }
+}
+
+/// Puts the tunnel's headers in front of the IP packet that `frame` holds.
+#[inline]
+pub fn encapsulate(
+    tunnel: &Tunnel,
+    ids: &mut OuterIds,
+    pool: &mut Pool,
+    frame: &mut Frame,
+    packet: &Packet,
+) -> Result<Verdict, DropReason> {
+    complete_checksum(pool, frame);
+    frame.peer = tunnel.remote;
+    let outer_ecn = ecn::encapsulate(packet.ecn);
+    match &tunnel.encapsulation {
+        Encapsulation::Ipip(header) => {
+            let inner =
+                Inner { len: packet.len, ecn: outer_ecn, dont_fragment: packet.dont_fragment, ttl: packet.ttl };
+            let count = frame.offload.segments.map_or(1, |segments| packet.len / segments.size + 1);
+            let out = pool.prepend(frame).ok_or(DropReason::OffloadMalformed)?;
+            header.write(out, inner, ids.take(count));
+            Ok(Verdict::Ipip)
+        }
+        Encapsulation::Vxlan(header) => {
+            frame.ecn = outer_ecn;
+            frame.flow = packet.flow;
+            let out = pool.prepend::<{ VxlanHeader::LEN }>(frame).ok_or(DropReason::OffloadMalformed)?;
+            *out = *header.bytes();
+            Ok(Verdict::Vxlan)
+        }
+    }
+}
+
+/// Finishes a partial checksum in an IP packet that is not a super-frame (each segment of one gets its
+/// checksum when it is cut).
+///
+/// The field already holds the pseudo-header's sum, so the sum from `start` to the end, the field
+/// included, is the whole; its complement goes into the field.
+#[inline]
+pub fn complete_checksum(pool: &mut Pool, frame: &mut Frame) {
+    if frame.offload.segments.is_some() {
+        return;
+    }
+    let Some(partial) = frame.offload.checksum.take() else { return };
+    let (start, field) = (usize::from(partial.start), usize::from(partial.field));
+    let Some(bytes) = pool.bytes_mut(frame).get_mut(start..) else { return };
+    let sum = match checksum::checksum(bytes) {
+        // UDP says "no checksum" with zero; ones' complement has another zero to say it with (RFC 768).
+        0 => 0xffff,
+        sum => sum,
+    };
+    if let Some(field) = bytes.get_mut(field..field + 2) {
+        field.copy_from_slice(&sum.to_be_bytes());
+    }
+}
+
+/// Gives segment `index` of a cut super-frame its own outer IPv4 header: id, length and checksum.
+pub fn patch_outer(header: &mut [u8; ipv4::MIN_HEADER_LEN], total_len: u16, index: u16) {
+    let id = u16::from_be_bytes([header[4], header[5]]);
+    let id = match id.wrapping_add(index) {
+        0 => 1,
+        id => id,
+    };
+    header[2..4].copy_from_slice(&total_len.to_be_bytes());
+    header[4..6].copy_from_slice(&id.to_be_bytes());
+    header[10..12].fill(0);
+    let sum = checksum::checksum(header);
+    header[10..12].copy_from_slice(&sum.to_be_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_never_zero_and_differ_between_workers() {
+        let (mut a, mut b) = (OuterIds::new(0, 2), OuterIds::new(1, 2));
+        for _ in 0..200_000 {
+            let (x, y) = (a.take(1), b.take(1));
+            assert!(x != 0 && y != 0 && x != y);
+        }
+        let mut ids = OuterIds::new(0, 1);
+        assert_eq!(ids.take(3), 1);
+        assert_eq!(ids.take(1), 4);
+    }
+}

@@ -1,0 +1,331 @@
+//! The straight line: what happens to one frame, from the port it came in by to a verdict.
+//!
+//! Four ways in ([`Engine::from_workload`], [`Engine::from_tunnel`], [`Engine::from_underlay`],
+//! [`Engine::from_host`]), one way through ([`forward`](Engine::forward)). Each line is a guard; `?` is a
+//! drop with its reason.
+
+use std::net::IpAddr;
+
+use super::antispoof::{self, GATEWAY_ADDRESS};
+use super::neighbor::{Neighbors, Resolution};
+use super::packet::{self, Packet};
+use super::{arp, decap, encap};
+use crate::buf::{Frame, Offload, Pool};
+use crate::fib::{Action, EndpointId, Fib, PeerId};
+use crate::verdict::{DropReason, PuntReason};
+use crate::wire::ethernet::{self, EtherType, Ethernet};
+use crate::wire::ipv4::{self, Ipv4};
+use crate::wire::udp::Udp;
+use crate::wire::{MacAddr, Protocol, vxlan};
+
+/// What the engine decided for a frame. The frame's bytes are ready for the port that the verdict names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// An Ethernet frame for a workload.
+    Workload(EndpointId),
+    /// An Ethernet frame back to the endpoint that it came from: an ARP reply.
+    Reply(EndpointId),
+    /// An outer IPv4 packet for the raw socket, to `frame.peer`.
+    Ipip,
+    /// A VXLAN header and what follows it, for the UDP socket, to `frame.peer`.
+    Vxlan,
+    /// The packet itself, to `frame.peer` as next hop.
+    Direct,
+    /// An IP packet for this node's kernel.
+    Host,
+    /// Leaves the fast path: the frame is the IP packet as it was received.
+    Punt(PuntReason),
+}
+
+/// Who handed a packet to the vRouter: ICMP errors about it are limited by this.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Origin {
+    /// A workload of this node.
+    Workload(EndpointId),
+    /// A peer, through a tunnel.
+    Peer(PeerId),
+    /// The underlay, without encapsulation.
+    Underlay,
+    /// This node's kernel.
+    Host,
+}
+
+/// What the engine reads and never writes.
+#[derive(Debug, Clone, Copy)]
+pub struct Tables<'a> {
+    /// The snapshot of this turn.
+    pub fib: &'a Fib,
+    /// MACs of the workloads.
+    pub neighbors: &'a Neighbors,
+}
+
+/// One worker's forwarding state.
+#[derive(Debug)]
+pub struct Engine {
+    ids: encap::OuterIds,
+}
+
+impl Engine {
+    /// The engine of worker `index` of `workers`.
+    pub fn new(index: usize, workers: usize) -> Self {
+        Engine { ids: encap::OuterIds::new(index, workers) }
+    }
+
+    /// A frame that the workload behind `endpoint` sent.
+    #[inline]
+    pub fn from_workload(
+        &mut self,
+        tables: Tables<'_>,
+        endpoint: EndpointId,
+        pool: &mut Pool,
+        frame: &mut Frame,
+    ) -> Result<Verdict, DropReason> {
+        let known = tables.fib.endpoint(endpoint).ok_or(DropReason::EndpointGone)?;
+        let ethernet = Ethernet::parse(pool.bytes(frame))?;
+        match ethernet.ethertype() {
+            EtherType::IPV4 => {}
+            EtherType::ARP => {
+                arp::answer(pool, frame, endpoint, known, tables.neighbors)?;
+                return Ok(Verdict::Reply(endpoint));
+            }
+            _ => return Err(DropReason::EtherTypeUnsupported),
+        }
+        if ethernet.dst() != MacAddr::GATEWAY {
+            return Err(DropReason::FrameNotForGateway);
+        }
+        let ip = Ipv4::parse(ethernet.payload())?;
+        if !known.owns(ip.src()) {
+            return Err(DropReason::SourceNotOwned);
+        }
+        refuse_tunnels(&ip)?;
+        check_offload(&ip, frame)?;
+        tables.neighbors.learn(endpoint, ethernet.src());
+        let packet = Packet::of(&ip);
+
+        frame.strip(ethernet::HEADER_LEN);
+        frame.truncate(usize::from(packet.len));
+        self.forward(tables, pool, frame, packet, tables.fib.lookup(packet.dst))
+    }
+
+    /// A packet that this node's kernel sent to the host interface.
+    #[inline]
+    pub fn from_host(
+        &mut self,
+        tables: Tables<'_>,
+        pool: &mut Pool,
+        frame: &mut Frame,
+    ) -> Result<Verdict, DropReason> {
+        let ip = Ipv4::parse(pool.bytes(frame))?;
+        check_offload(&ip, frame)?;
+        let packet = Packet::of(&ip);
+
+        frame.truncate(usize::from(packet.len));
+        match tables.fib.lookup(packet.dst) {
+            // The kernel asked margay because it had no better route: sending it back would loop.
+            Action::Host => Ok(Verdict::Punt(PuntReason::NoRoute)),
+            action => self.forward(tables, pool, frame, packet, action),
+        }
+    }
+
+    /// An outer packet from a tunnel socket; `frame.peer` is its source.
+    #[inline]
+    pub fn from_tunnel(
+        &mut self,
+        tables: Tables<'_>,
+        tunnel: decap::Kind,
+        pool: &mut Pool,
+        frame: &mut Frame,
+    ) -> Result<Verdict, DropReason> {
+        let peer = match frame.peer {
+            IpAddr::V4(source) => tables.fib.peer_at(source).ok_or(DropReason::UnknownPeer)?,
+            IpAddr::V6(_) => return Err(DropReason::UnknownPeer),
+        };
+        let inner = decap::decapsulate(tables.fib, tunnel, pool, frame)?;
+        antispoof::inner_source(tables.fib, inner.src, peer)?;
+        let mtu = packet_mtu(tables.fib, inner);
+        frame.offload = decap::recognise_offload(&Ipv4::parse(pool.bytes(frame))?, mtu);
+        self.arrive(tables, pool, frame, inner)
+    }
+
+    /// A packet without encapsulation that reached the underlay interface.
+    #[inline]
+    pub fn from_underlay(
+        &mut self,
+        tables: Tables<'_>,
+        pool: &mut Pool,
+        frame: &mut Frame,
+    ) -> Result<Verdict, DropReason> {
+        let ethernet = Ethernet::parse(pool.bytes(frame))?;
+        if ethernet.ethertype() != EtherType::IPV4 {
+            return Err(DropReason::EtherTypeUnsupported);
+        }
+        let ip = Ipv4::parse(ethernet.payload())?;
+        antispoof::direct_source(tables.fib, ip.src())?;
+        check_offload(&ip, frame)?;
+        let packet = Packet::of(&ip);
+
+        frame.strip(ethernet::HEADER_LEN);
+        frame.truncate(usize::from(packet.len));
+        self.arrive(tables, pool, frame, packet)
+    }
+
+    /// A packet that the slow path made: routed, not forwarded, so its TTL stays.
+    ///
+    /// # Errors
+    /// [`DropReason::IcmpNotDue`] when there is no way to its destination.
+    pub fn originate(
+        &mut self,
+        tables: Tables<'_>,
+        pool: &mut Pool,
+        frame: &mut Frame,
+    ) -> Result<Verdict, DropReason> {
+        let packet = Packet::parse(pool.bytes(frame))?;
+        match tables.fib.lookup(packet.dst) {
+            Action::NoRoute => Err(DropReason::IcmpNotDue),
+            action => self.carry(tables, pool, frame, packet, action),
+        }
+    }
+
+    /// What came from the underlay stays on this node, or goes nowhere: no transit, so no loops.
+    #[inline]
+    fn arrive(
+        &mut self,
+        tables: Tables<'_>,
+        pool: &mut Pool,
+        frame: &mut Frame,
+        packet: Packet,
+    ) -> Result<Verdict, DropReason> {
+        match tables.fib.lookup(packet.dst) {
+            action @ Action::Deliver(_) => self.forward(tables, pool, frame, packet, action),
+            // Delivery to the node itself is the end of the way: nothing is decremented.
+            Action::Host if tables.fib.is_local(packet.dst) => Ok(Verdict::Host),
+            Action::Host => self.forward(tables, pool, frame, packet, Action::Host),
+            Action::Blackhole => Err(DropReason::Blackhole),
+            Action::Tunnel(_) | Action::Direct(_) | Action::NoRoute => Err(DropReason::TransitRefused),
+        }
+    }
+
+    /// Checks destination, TTL and MTU, counts the hop, and carries out what the FIB says.
+    #[inline]
+    fn forward(
+        &mut self,
+        tables: Tables<'_>,
+        pool: &mut Pool,
+        frame: &mut Frame,
+        mut packet: Packet,
+        action: Action,
+    ) -> Result<Verdict, DropReason> {
+        if packet.dst == GATEWAY_ADDRESS {
+            return Ok(Verdict::Punt(PuntReason::Gateway));
+        }
+        if antispoof::is_martian(packet.dst) {
+            return Err(DropReason::DestinationMartian);
+        }
+        match packet.ttl {
+            0 => return Err(DropReason::TtlZero),
+            1 => return Ok(Verdict::Punt(PuntReason::TtlExpired)),
+            _ => {}
+        }
+        match action {
+            Action::NoRoute => return Ok(Verdict::Punt(PuntReason::NoRoute)),
+            Action::Deliver(id) if tables.neighbors.resolve(id) == Resolution::Unknown => {
+                return Ok(Verdict::Punt(PuntReason::NeighborUnresolved));
+            }
+            _ => {}
+        }
+        if exceeds(mtu(tables.fib, action), &packet, pool, frame) {
+            return Ok(Verdict::Punt(PuntReason::TooBig));
+        }
+        ipv4::decrement_ttl(pool.bytes_mut(frame));
+        packet.ttl -= 1;
+        self.carry(tables, pool, frame, packet, action)
+    }
+
+    /// Carries out an action: the frame, an IP packet, becomes what the port sends.
+    #[inline]
+    fn carry(
+        &mut self,
+        tables: Tables<'_>,
+        pool: &mut Pool,
+        frame: &mut Frame,
+        packet: Packet,
+        action: Action,
+    ) -> Result<Verdict, DropReason> {
+        match action {
+            Action::Deliver(id) => match tables.neighbors.resolve(id) {
+                Resolution::Known(mac) => {
+                    let header = pool.prepend(frame).ok_or(DropReason::OffloadMalformed)?;
+                    ethernet::write(header, mac, MacAddr::GATEWAY, EtherType::IPV4);
+                    Ok(Verdict::Workload(id))
+                }
+                Resolution::Unknown => Ok(Verdict::Punt(PuntReason::NeighborUnresolved)),
+                Resolution::Absent => Err(DropReason::EndpointGone),
+            },
+            Action::Tunnel(id) => {
+                encap::encapsulate(tables.fib.tunnel(id), &mut self.ids, pool, frame, &packet)
+            }
+            Action::Direct(id) => {
+                encap::complete_checksum(pool, frame);
+                frame.peer = tables.fib.adjacency(id).next_hop;
+                Ok(Verdict::Direct)
+            }
+            Action::Host => Ok(Verdict::Host),
+            Action::Blackhole => Err(DropReason::Blackhole),
+            Action::NoRoute => Ok(Verdict::Punt(PuntReason::NoRoute)),
+        }
+    }
+}
+
+/// IP MTU of what an action takes, bytes; `u16::MAX` where nothing is sent.
+#[inline]
+pub fn mtu(fib: &Fib, action: Action) -> u16 {
+    match action {
+        Action::Deliver(id) => fib.endpoint(id).map_or(u16::MAX, |endpoint| endpoint.mtu),
+        Action::Tunnel(id) => fib.tunnel(id).mtu,
+        Action::Direct(id) => fib.adjacency(id).mtu,
+        Action::Host => fib.node().host_mtu,
+        Action::Blackhole | Action::NoRoute => u16::MAX,
+    }
+}
+
+/// MTU of the interface that an arriving packet will leave by.
+#[inline]
+fn packet_mtu(fib: &Fib, packet: Packet) -> u16 {
+    mtu(fib, fib.lookup(packet.dst))
+}
+
+/// True when what will stand on the wire is larger than `mtu`: of a super-frame, one segment.
+#[inline]
+fn exceeds(mtu: u16, packet: &Packet, pool: &Pool, frame: &Frame) -> bool {
+    if packet.len <= mtu {
+        return false;
+    }
+    match frame.offload.segments {
+        None => true,
+        Some(segments) => Ipv4::parse(pool.bytes(frame))
+            .is_ok_and(|ip| packet::segment_len(&ip, segments) > usize::from(mtu)),
+    }
+}
+
+/// What a virtio-net header says must lie inside the packet that it describes.
+#[inline]
+fn check_offload(ip: &Ipv4<'_>, frame: &Frame) -> Result<(), DropReason> {
+    match frame.offload == Offload::default() {
+        true => Ok(()),
+        false => packet::check_offload(ip, frame.offload),
+    }
+}
+
+/// A workload must not speak the tunnels' protocols: what it forged would be taken for a node's
+/// (Felix drops the same unless `allowIPIPPacketsFromWorkloads` or `allowVXLANPacketsFromWorkloads`).
+#[inline]
+fn refuse_tunnels(ip: &Ipv4<'_>) -> Result<(), DropReason> {
+    match ip.protocol() {
+        Protocol::IPIP => Err(DropReason::TunnelFromWorkload),
+        Protocol::UDP if !ip.is_later_fragment() => match Udp::parse(ip.payload()) {
+            Ok(udp) if udp.dst_port() == vxlan::PORT => Err(DropReason::TunnelFromWorkload),
+            _ => Ok(()),
+        },
+        _ => Ok(()),
+    }
+}
