@@ -1,0 +1,155 @@
+//! Which packets belong together: one hash per flow, for the tunnel's source port and the like.
+
+use super::Ipv4;
+
+/// Odd constants with bits well mixed (fractions of pi, from SHA-2's and wyhash's family of choices): their
+/// values matter little, that they stay does, as two nodes or two versions agree on a flow's port.
+const KEY_ADDRESSES: u64 = 0x243f_6a88_85a3_08d3;
+const KEY_PORTS: u64 = 0x1319_8a2e_0370_7345;
+const KEY_LAST: u64 = 0xa409_3822_299f_31d1;
+
+/// First of the dynamic ports (RFC 6335 6).
+const FIRST_DYNAMIC_PORT: u16 = 49152;
+
+/// A hash over addresses and protocol, and over the ports where each packet of the flow has them: not in
+/// a fragment, be it the first, as the others of its datagram have none and must go the same way.
+///
+/// The same in every process and on every machine; no defence against somebody who picks ports to collide,
+/// which costs them the spread of their own traffic.
+#[inline]
+pub fn flow_hash(packet: &Ipv4<'_>) -> u32 {
+    let ports = match packet.payload().first_chunk::<4>() {
+        Some(ports) if packet.protocol().has_ports() && !packet.is_fragment() => u32::from_be_bytes(*ports),
+        _ => 0,
+    };
+    let rest = u64::from(packet.protocol().0) << 32 | u64::from(ports);
+    let mixed = multiply_mix(packet.addresses() ^ KEY_ADDRESSES, rest ^ KEY_PORTS);
+    (multiply_mix(mixed ^ KEY_LAST, KEY_ADDRESSES) >> 32) as u32
+}
+
+/// Both halves of the 128-bit product: every bit of either factor reaches the middle of the result.
+#[inline]
+const fn multiply_mix(a: u64, b: u64) -> u64 {
+    let product = a as u128 * b as u128;
+    product as u64 ^ (product >> 64) as u64
+}
+
+/// A UDP source port for a flow: 49152 to 65535 (RFC 7348 5).
+#[inline]
+pub const fn udp_source_port(hash: u32) -> u16 {
+    // The upper 14 bits of the hash: whoever takes the lower ones for a choice of its own is independent.
+    FIRST_DYNAMIC_PORT | (hash >> 18) as u16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Protocol, ipv4};
+    use super::*;
+
+    const HEADER: ipv4::Header = ipv4::Header {
+        tos: 0,
+        total_len: 28,
+        id: 1,
+        dont_fragment: true,
+        more_fragments: false,
+        fragment_offset: 0,
+        ttl: 64,
+        protocol: Protocol::UDP,
+        src: std::net::Ipv4Addr::new(10, 65, 8, 10),
+        dst: std::net::Ipv4Addr::new(10, 65, 9, 20),
+    };
+
+    fn hash_of(header: ipv4::Header, payload: [u8; 8]) -> u32 {
+        let mut bytes = [0xa5; 28];
+        let (head, body) = bytes.split_first_chunk_mut().unwrap();
+        header.write(head);
+        body.copy_from_slice(&payload);
+        flow_hash(&Ipv4::parse(&bytes).unwrap())
+    }
+
+    const PORTS: [u8; 8] = [0xc0, 0x01, 0x00, 0x35, 0x00, 0x08, 0x00, 0x00];
+
+    /// Two nodes, or the versions before and after an upgrade, must agree.
+    #[test]
+    fn the_hash_is_for_ever() {
+        assert_eq!(hash_of(HEADER, PORTS), 0x9f65_0a83);
+    }
+
+    #[test]
+    fn what_differs_within_a_flow_does_not_matter() {
+        let expected = hash_of(HEADER, PORTS);
+        assert_eq!(hash_of(ipv4::Header { id: 2, tos: 0xb8, ttl: 3, ..HEADER }, PORTS), expected);
+        let mut other_data = PORTS;
+        other_data[7] = 0x77;
+        assert_eq!(hash_of(HEADER, other_data), expected);
+    }
+
+    #[test]
+    fn every_bit_that_names_a_flow_matters() {
+        let expected = hash_of(HEADER, PORTS);
+        for bit in 0..32 {
+            let mut ports = PORTS;
+            ports[bit / 8] ^= 1 << (bit % 8);
+            assert_ne!(hash_of(HEADER, ports), expected, "port bit {bit}");
+            let src = (HEADER.src.to_bits() ^ 1 << bit).into();
+            assert_ne!(hash_of(ipv4::Header { src, ..HEADER }, PORTS), expected, "source bit {bit}");
+            let dst = (HEADER.dst.to_bits() ^ 1 << bit).into();
+            assert_ne!(hash_of(ipv4::Header { dst, ..HEADER }, PORTS), expected, "destination bit {bit}");
+        }
+        assert_ne!(hash_of(ipv4::Header { protocol: Protocol::TCP, ..HEADER }, PORTS), expected);
+    }
+
+    #[test]
+    fn every_fragment_of_a_datagram_hashes_alike() {
+        let first = ipv4::Header { dont_fragment: false, more_fragments: true, ..HEADER };
+        let expected = hash_of(first, PORTS);
+        let middle = ipv4::Header { fragment_offset: 8, ..first };
+        assert_eq!(hash_of(middle, *b"anything"), expected);
+        let last = ipv4::Header { more_fragments: false, fragment_offset: 16, ..first };
+        assert_eq!(hash_of(last, *b"whatever"), expected);
+    }
+
+    #[test]
+    fn only_protocols_with_ports_are_searched_for_ports() {
+        let icmp = ipv4::Header { protocol: Protocol::ICMP, ..HEADER };
+        assert_eq!(hash_of(icmp, [8; 8]), hash_of(icmp, [0; 8]));
+        let sctp = ipv4::Header { protocol: Protocol::SCTP, ..HEADER };
+        assert_ne!(hash_of(sctp, [8; 8]), hash_of(sctp, [0; 8]));
+    }
+
+    #[test]
+    fn a_payload_too_short_for_ports_is_a_flow_too() {
+        let mut bytes = [0xa5; 23];
+        let (head, _) = bytes.split_first_chunk_mut().unwrap();
+        ipv4::Header { total_len: 23, ..HEADER }.write(head);
+        let other = hash_of(HEADER, [0; 8]);
+        assert_eq!(flow_hash(&Ipv4::parse(&bytes).unwrap()), other);
+    }
+
+    #[test]
+    fn source_ports_are_dynamic_ports() {
+        assert_eq!(udp_source_port(0), 49152);
+        assert_eq!(udp_source_port(u32::MAX), 65535);
+        assert_eq!(udp_source_port(0x0003_ffff), 49152, "the lower bits are left to others");
+    }
+
+    /// Flows as they are in a cluster: one client, ports that count up. 4,096 of them over 64 buckets are
+    /// 64 a bucket; chi-square with 63 degrees of freedom stays under 110 in all but one case of 5,000.
+    #[test]
+    fn neighbouring_flows_spread() {
+        for (name, bucket) in [
+            ("upper", (|hash| usize::from(udp_source_port(hash) >> 8) & 63) as fn(u32) -> usize),
+            ("port's lower", |hash| usize::from(udp_source_port(hash)) & 63),
+            ("lower", |hash| hash as usize & 63),
+        ] {
+            let mut counts = [0_u32; 64];
+            for port in 0..4096_u16 {
+                let mut ports = PORTS;
+                ports[..2].copy_from_slice(&(32768 + port).to_be_bytes());
+                counts[bucket(hash_of(HEADER, ports))] += 1;
+            }
+            let chi_square: f64 = counts.iter().map(|n| (f64::from(*n) - 64.0).powi(2) / 64.0).sum();
+            assert!(chi_square < 110.0, "{name} bits: {chi_square}");
+        }
+    }
+}
