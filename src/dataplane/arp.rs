@@ -9,7 +9,7 @@ use super::neighbor::Neighbors;
 use crate::buf::{Frame, Pool};
 use crate::fib::{Endpoint, EndpointId};
 use crate::verdict::DropReason;
-use crate::wire::arp::{self, Arp, Op};
+use crate::wire::arp::{self, Arp, Operation};
 use crate::wire::ethernet::{self, EtherType, Ethernet};
 use crate::wire::MacAddr;
 
@@ -38,12 +38,12 @@ pub fn answer(
     if !arp.is_probe() {
         neighbors.learn(id, asker);
     }
-    if arp.op() != Op::Request || endpoint.owns(target) {
+    if arp.op() != Operation::Request || endpoint.owns(target) {
         return Err(DropReason::ArpNotAnswered);
     }
 
     let reply = arp::Message {
-        op: Op::Reply,
+        op: Operation::Reply,
         sender_mac: MacAddr::GATEWAY,
         sender_ip: target,
         target_mac: asker,
@@ -57,7 +57,7 @@ pub fn answer(
 /// Fills a new frame with the question for a workload's MAC, asked as the gateway.
 pub fn request(pool: &mut Pool, frame: &mut Frame, address: Ipv4Addr) {
     let question = arp::Message {
-        op: Op::Request,
+        op: Operation::Request,
         sender_mac: MacAddr::GATEWAY,
         sender_ip: GATEWAY_ADDRESS,
         target_mac: MacAddr([0; 6]),

@@ -15,8 +15,7 @@ use crate::fib::{Action, EndpointId, Fib, PeerId};
 use crate::verdict::{DropReason, PuntReason};
 use crate::wire::ethernet::{self, EtherType, Ethernet};
 use crate::wire::ipv4::{self, Ipv4};
-use crate::wire::udp::Udp;
-use crate::wire::{MacAddr, Protocol, vxlan};
+use crate::wire::{MacAddr, Protocol};
 
 /// What the engine decided for a frame. The frame's bytes are ready for the port that the verdict names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,7 +96,7 @@ impl Engine {
         if !known.owns(ip.src()) {
             return Err(DropReason::SourceNotOwned);
         }
-        refuse_tunnels(&ip)?;
+        refuse_tunnels(tables.fib, &ip)?;
         check_offload(&ip, frame)?;
         tables.neighbors.learn(endpoint, ethernet.src());
         let packet = Packet::of(&ip);
@@ -319,13 +318,15 @@ fn check_offload(ip: &Ipv4<'_>, frame: &Frame) -> Result<(), DropReason> {
 /// A workload must not speak the tunnels' protocols: what it forged would be taken for a node's
 /// (Felix drops the same unless `allowIPIPPacketsFromWorkloads` or `allowVXLANPacketsFromWorkloads`).
 #[inline]
-fn refuse_tunnels(ip: &Ipv4<'_>) -> Result<(), DropReason> {
-    match ip.protocol() {
-        Protocol::IPIP => Err(DropReason::TunnelFromWorkload),
-        Protocol::UDP if !ip.is_later_fragment() => match Udp::parse(ip.payload()) {
-            Ok(udp) if udp.dst_port() == vxlan::PORT => Err(DropReason::TunnelFromWorkload),
-            _ => Ok(()),
-        },
+fn refuse_tunnels(fib: &Fib, ip: &Ipv4<'_>) -> Result<(), DropReason> {
+    match (ip.protocol(), ip.payload()) {
+        (Protocol::IPIP, _) => Err(DropReason::TunnelFromWorkload),
+        // The ports alone, not the length: of a first fragment, the datagram is longer than what is here.
+        (Protocol::UDP, [_, _, high, low, ..])
+            if !ip.is_later_fragment() && u16::from_be_bytes([*high, *low]) == fib.node().vxlan_port =>
+        {
+            Err(DropReason::TunnelFromWorkload)
+        }
         _ => Ok(()),
     }
 }

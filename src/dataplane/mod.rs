@@ -14,7 +14,7 @@ pub mod encap;
 pub mod engine;
 pub mod neighbor;
 pub mod packet;
-pub mod worker;
+
 
 pub use counters::{Counters, Tally};
 pub use engine::{Engine, Origin, Tables, Verdict};

@@ -84,6 +84,7 @@ fn node(plan: &NodePlan, environment: &Environment) -> Result<Node, CompileError
         address: plan.address,
         vtep_mac: plan.vtep_mac,
         vni: Vni(plan.settings.vxlan_vni),
+        vxlan_port: plan.settings.vxlan_port,
         icmp_source: tunnels.first().copied().unwrap_or(address),
         host_mtu: environment.host_mtu.unwrap_or(environment.underlay_mtu),
         addresses: std::iter::once(address).chain(tunnels).collect(),

@@ -77,6 +77,8 @@ pub struct Node {
     pub vtep_mac: MacAddr,
     /// The only accepted VNI.
     pub vni: Vni,
+    /// UDP port of VXLAN.
+    pub vxlan_port: u16,
     /// Source of ICMP errors: the tunnel address, else the node address.
     pub icmp_source: Ipv4Addr,
     /// IP MTU of the host interface, bytes.
