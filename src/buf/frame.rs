@@ -72,6 +72,16 @@ pub struct Offload {
     pub segments: Option<Segments>,
 }
 
+impl Offload {
+    /// What no packet fits, for a virtio-net header that makes no sense: segments of no bytes.
+    pub const IMPOSSIBLE: Offload =
+        Offload { checksum: None, segments: Some(Segments { kind: Segmentation::TcpV4, size: 0 }) };
+}
+
+/// Most segments that a super-frame may be cut into: 65,535 bytes at the smallest MSS that Linux uses
+/// (`TCP_MIN_SND_MSS`, 48). It bounds the work that one frame from a workload can cause.
+pub const MAX_SEGMENTS: usize = 65535_usize.div_ceil(48);
+
 /// The checksum field holds the pseudo-header sum only; the rest is still to be added (`NEEDS_CSUM`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PartialChecksum {

@@ -9,5 +9,5 @@
 mod frame;
 mod pool;
 
-pub use frame::{Frame, Offload, PartialChecksum, Segmentation, Segments};
+pub use frame::{Frame, MAX_SEGMENTS, Offload, PartialChecksum, Segmentation, Segments};
 pub use pool::{HEADROOM, Pool, SlotSize};

@@ -2,12 +2,13 @@
 
 use std::net::IpAddr;
 
-use super::packet::{Packet, Transport};
+use super::packet::Packet;
 use crate::buf::{Frame, Offload, PartialChecksum, Pool, Segmentation, Segments};
 use crate::fib::{Fib, VxlanHeader};
 use crate::verdict::DropReason;
 use crate::wire::ethernet::{EtherType, Ethernet};
 use crate::wire::ipv4::{self, Ipv4};
+use crate::wire::transport::Transport;
 use crate::wire::vxlan::Vxlan;
 use crate::wire::{Protocol, checksum, ecn};
 

@@ -4,7 +4,8 @@ use super::packet::Packet;
 use crate::buf::{Frame, Pool};
 use crate::fib::{Encapsulation, Inner, Tunnel, VxlanHeader};
 use crate::verdict::DropReason;
-use crate::wire::{checksum, ecn, ipv4};
+use crate::io::offload;
+use crate::wire::ecn;
 
 use super::engine::Verdict;
 
@@ -46,7 +47,7 @@ pub fn encapsulate(
     frame: &mut Frame,
     packet: &Packet,
 ) -> Result<Verdict, DropReason> {
-    complete_checksum(pool, frame);
+    frame.offload = offload::complete_checksum(pool.bytes_mut(frame), frame.offload);
     frame.peer = tunnel.remote;
     let outer_ecn = ecn::encapsulate(packet.ecn);
     match &tunnel.encapsulation {
@@ -66,43 +67,6 @@ pub fn encapsulate(
             Ok(Verdict::Vxlan)
         }
     }
-}
-
-/// Finishes a partial checksum in an IP packet that is not a super-frame (each segment of one gets its
-/// checksum when it is cut).
-///
-/// The field already holds the pseudo-header's sum, so the sum from `start` to the end, the field
-/// included, is the whole; its complement goes into the field.
-#[inline]
-pub fn complete_checksum(pool: &mut Pool, frame: &mut Frame) {
-    if frame.offload.segments.is_some() {
-        return;
-    }
-    let Some(partial) = frame.offload.checksum.take() else { return };
-    let (start, field) = (usize::from(partial.start), usize::from(partial.field));
-    let Some(bytes) = pool.bytes_mut(frame).get_mut(start..) else { return };
-    let sum = match checksum::checksum(bytes) {
-        // UDP says "no checksum" with zero; ones' complement has another zero to say it with (RFC 768).
-        0 => 0xffff,
-        sum => sum,
-    };
-    if let Some(field) = bytes.get_mut(field..field + 2) {
-        field.copy_from_slice(&sum.to_be_bytes());
-    }
-}
-
-/// Gives segment `index` of a cut super-frame its own outer IPv4 header: id, length and checksum.
-pub fn patch_outer(header: &mut [u8; ipv4::MIN_HEADER_LEN], total_len: u16, index: u16) {
-    let id = u16::from_be_bytes([header[4], header[5]]);
-    let id = match id.wrapping_add(index) {
-        0 => 1,
-        id => id,
-    };
-    header[2..4].copy_from_slice(&total_len.to_be_bytes());
-    header[4..6].copy_from_slice(&id.to_be_bytes());
-    header[10..12].fill(0);
-    let sum = checksum::checksum(header);
-    header[10..12].copy_from_slice(&sum.to_be_bytes());
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use super::packet::{self, Packet};
 use super::{arp, decap, encap};
 use crate::buf::{Frame, Offload, Pool};
 use crate::fib::{Action, EndpointId, Fib, PeerId};
+use crate::io::offload;
 use crate::verdict::{DropReason, PuntReason};
 use crate::wire::ethernet::{self, EtherType, Ethernet};
 use crate::wire::ipv4::{self, Ipv4};
@@ -264,7 +265,7 @@ impl Engine {
                 encap::encapsulate(tables.fib.tunnel(id), &mut self.ids, pool, frame, &packet)
             }
             Action::Direct(id) => {
-                encap::complete_checksum(pool, frame);
+                frame.offload = offload::complete_checksum(pool.bytes_mut(frame), frame.offload);
                 frame.peer = tables.fib.adjacency(id).next_hop;
                 Ok(Verdict::Direct)
             }

@@ -2,13 +2,12 @@
 
 use std::net::Ipv4Addr;
 
-use crate::buf::{Offload, Segmentation, Segments};
+use crate::buf::{MAX_SEGMENTS, Offload, Segmentation, Segments};
 use crate::verdict::DropReason;
 use crate::wire::ecn::Ecn;
 use crate::wire::flow;
 use crate::wire::ipv4::Ipv4;
-use crate::wire::tcp::{self, Tcp};
-use crate::wire::udp::{self, Udp};
+use crate::wire::transport::Transport;
 use crate::wire::{Malformed, Protocol};
 
 /// An IPv4 packet that parsed.
@@ -61,41 +60,6 @@ impl Packet {
         }
     }
 }
-
-/// A transport header, as far as offloads are concerned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Transport {
-    /// TCP or UDP.
-    pub protocol: Protocol,
-    /// Its length, bytes.
-    pub header_len: u16,
-}
-
-impl Transport {
-    /// TCP or UDP of an unfragmented packet.
-    pub fn parse(ip: &Ipv4<'_>) -> Option<Transport> {
-        let protocol = ip.protocol();
-        let header_len = match protocol {
-            _ if ip.is_fragment() => return None,
-            Protocol::TCP => Tcp::parse(ip.payload()).ok()?.header_len(),
-            Protocol::UDP => Udp::parse(ip.payload()).ok().map(|_| udp::HEADER_LEN)?,
-            _ => return None,
-        };
-        Some(Transport { protocol, header_len: header_len as u16 })
-    }
-
-    /// Place of the checksum in the transport header, bytes.
-    pub fn checksum_field(self) -> u16 {
-        match self.protocol {
-            Protocol::TCP => tcp::CHECKSUM_OFFSET as u16,
-            _ => udp::CHECKSUM_OFFSET as u16,
-        }
-    }
-}
-
-/// Most segments that a super-frame may be cut into: 65,535 bytes at the smallest MSS of a working path
-/// (RFC 1122 3.3.3: 576 - 40), rounded up.
-pub const MAX_SEGMENTS: usize = 128;
 
 /// Checks what a virtio-net header says against the packet that it describes; later steps rely on it.
 ///

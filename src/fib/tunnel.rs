@@ -5,9 +5,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use crate::wire::checksum;
 use crate::wire::ecn::Ecn;
 use crate::wire::ethernet::{self, EtherType};
-use crate::wire::ipv4::{self, Protocol};
+use crate::wire::ipv4;
 use crate::wire::vxlan::{self, Vni};
-use crate::wire::MacAddr;
+use crate::wire::{MacAddr, Protocol};
 
 use super::PeerId;
 

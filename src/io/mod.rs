@@ -1,1 +1,93 @@
-//! Ports: where frames come from and go to.
+//! Ports: where a worker's frames come from and go to.
+//!
+//! Batches exist here, at the edges. A port receives into slots of the worker's pool, and sends from them;
+//! what the kernel leaves to us (partial checksums, super-frames) is described by the frame's
+//! [`Offload`](crate::buf::Offload), and done in [`offload`] where a port cannot pass it on.
+
+use std::io;
+use std::os::fd::RawFd;
+
+use crate::buf::{Frame, Pool};
+
+mod burst;
+pub mod memory;
+pub mod offload;
+pub mod packet;
+pub mod raw;
+pub mod tap;
+pub mod udp;
+pub mod vnet;
+
+/// Frames that a port receives or sends in one go.
+pub const BATCH: usize = crate::sys::mmsg::BATCH;
+
+/// What a port that was read has left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rx {
+    /// Perhaps more: read again.
+    More,
+    /// Nothing: wait for readiness.
+    Drained,
+}
+
+/// What became of the frames that a port was given to send.
+#[derive(Debug, Default)]
+pub struct TxReport {
+    /// Taken by the kernel.
+    pub sent: u64,
+    /// Not taken in time, and dropped.
+    pub full: u64,
+    /// Refused, and dropped.
+    pub failed: u64,
+    /// Why the last one was refused.
+    pub error: Option<io::Error>,
+}
+
+impl TxReport {
+    fn refuse(&mut self, error: io::Error) {
+        self.failed += 1;
+        self.error = Some(error);
+    }
+
+    /// Counts a super-frame by what became of its pieces: one frame came, one outcome goes, the worst.
+    fn add_whole(&mut self, pieces: TxReport) {
+        match pieces {
+            TxReport { failed: 1.., error, .. } => {
+                self.failed += 1;
+                self.error = error;
+            }
+            TxReport { full: 1.., .. } => self.full += 1,
+            _ => self.sent += 1,
+        }
+    }
+}
+
+/// The order of a batch as it stands.
+fn in_order(len: usize) -> &'static [u16] {
+    static ORDER: [u16; BATCH] = {
+        let mut order = [0; BATCH];
+        let mut index = 0;
+        while index < BATCH {
+            order[index] = index as u16;
+            index += 1;
+        }
+        order
+    };
+    debug_assert!(len <= BATCH);
+    &ORDER[..len.min(BATCH)]
+}
+
+/// An edge of the vRouter.
+pub trait Port: Send {
+    /// Appends received frames to `batch`, at most [`BATCH`] and at most as many as the pool has slots for.
+    ///
+    /// # Errors
+    /// The interface is gone, or the kernel gave another reason to give up this port.
+    fn rx(&mut self, pool: &mut Pool, batch: &mut Vec<Frame>) -> io::Result<Rx>;
+
+    /// Sends all of `batch`, at most [`BATCH`], in order, and returns their slots to the pool.
+    fn tx(&mut self, pool: &mut Pool, batch: &mut Vec<Frame>) -> TxReport;
+
+    /// What tells of readiness to receive; `None` for a port that is always asked.
+    fn readiness(&self) -> Option<RawFd>;
+}

@@ -1,5 +1,19 @@
-//! One file per kernel facility; the only place for system calls.
+//! The machine: one file per kernel facility, and the only place for system calls.
+//!
+//! | file | facility |
+//! |---|---|
+//! | [`netns`] | network namespaces, setns(2) |
+//! | [`netlink`] | links, addresses, routes, rules, neighbours |
+//! | [`tun`] | TUN and TAP with virtio-net headers and queues |
+//! | [`socket`] | raw, UDP and packet sockets |
+//! | [`filter`] | classic BPF on sockets |
+//! | [`mmsg`] | recvmmsg(2), sendmmsg(2) |
+
 #![allow(unsafe_code)]
 
+pub mod filter;
+pub mod mmsg;
 pub mod netlink;
 pub mod netns;
+pub mod socket;
+pub mod tun;

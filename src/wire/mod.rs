@@ -20,6 +20,7 @@ pub mod mac;
 mod malformed;
 mod protocol;
 pub mod tcp;
+pub mod transport;
 pub mod udp;
 pub mod vxlan;
 

@@ -1,0 +1,178 @@
+//! Many frames through one socket: receive a batch, send a batch, with bounded patience.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
+
+use super::offload::{MAX_HEAD, Outer, SuperFrame};
+use super::{Rx, TxReport};
+use crate::buf::{Frame, Pool, Segments};
+use crate::sys::mmsg::{self, BATCH, Batch, Message, Received};
+
+/// How long a full socket may hold a worker up, in milliseconds: it reads nothing meanwhile, so what would
+/// follow waits in the endpoints' queues.
+const PATIENCE: i32 = 2;
+
+/// The memory that batches on one socket need, allocated once.
+#[derive(Debug)]
+pub(super) struct Burst {
+    batch: Batch,
+    /// Slots that the next receive fills.
+    waiting: Vec<Frame>,
+    /// Headers of a super-frame's segments.
+    heads: Box<[Head]>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Head {
+    bytes: [u8; MAX_HEAD],
+    len: usize,
+}
+
+impl Burst {
+    pub(super) fn new() -> Self {
+        Burst {
+            batch: Batch::default(),
+            waiting: Vec::with_capacity(BATCH),
+            heads: vec![Head { bytes: [0; MAX_HEAD], len: 0 }; BATCH].into_boxed_slice(),
+        }
+    }
+
+    /// Appends to `frames` what `socket` has, after `look` took from each message what its port needs.
+    pub(super) fn receive(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        pool: &mut Pool,
+        frames: &mut Vec<Frame>,
+        look: impl Fn(&Pool, &mut Frame, Received),
+    ) -> io::Result<Rx> {
+        while self.waiting.len() < BATCH {
+            let Some(frame) = pool.take() else { break };
+            self.waiting.push(frame);
+        }
+        let received = self.batch.receive(socket, pool.rooms(&self.waiting));
+        let taken = *received.as_ref().unwrap_or(&0);
+        for (index, mut frame) in self.waiting.drain(..).enumerate() {
+            if index >= taken {
+                pool.put(frame);
+                continue;
+            }
+            let message = self.batch.received(index);
+            pool.filled(&mut frame, message.len);
+            look(pool, &mut frame, message);
+            frames.push(frame);
+        }
+        match received {
+            Ok(BATCH) => Ok(Rx::More),
+            Ok(_) => Ok(Rx::Drained),
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock => Ok(Rx::Drained),
+                io::ErrorKind::Interrupted => Ok(Rx::More),
+                // What ICMP said of packets sent earlier: nothing is wrong with the socket.
+                io::ErrorKind::ConnectionRefused
+                | io::ErrorKind::HostUnreachable
+                | io::ErrorKind::NetworkUnreachable => Ok(Rx::More),
+                _ => Err(error),
+            },
+        }
+    }
+
+    /// Sends the frames that `order` names, in that order; `address` says where to, and with which TOS.
+    pub(super) fn send(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        pool: &Pool,
+        frames: &[Frame],
+        order: &[u16],
+        outer: Outer,
+        address: impl Fn(&Frame) -> (Option<SocketAddr>, u8),
+        report: &mut TxReport,
+    ) {
+        let frame = |index: u16| &frames[usize::from(index)];
+        let cut = |index: &u16| frame(*index).offload.segments;
+        for run in order.chunk_by(|a, b| cut(a).is_none() && cut(b).is_none()) {
+            match run.first().and_then(cut) {
+                Some(segments) => {
+                    let frame = frame(run[0]);
+                    self.cut(socket, pool.bytes(frame), outer, segments, address(frame), report);
+                }
+                None => {
+                    let message = |index: usize| {
+                        let frame = frame(run[index]);
+                        let (to, tos) = address(frame);
+                        Message { to, head: pool.bytes(frame), body: &[], tos }
+                    };
+                    send(&mut self.batch, socket, run.len(), message, report);
+                }
+            }
+        }
+    }
+
+    fn cut(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        bytes: &[u8],
+        outer: Outer,
+        segments: Segments,
+        (to, tos): (Option<SocketAddr>, u8),
+        report: &mut TxReport,
+    ) {
+        let Some(super_frame) = SuperFrame::parse(bytes, outer, segments) else {
+            report.failed += 1;
+            return;
+        };
+        let mut pieces = TxReport::default();
+        for start in (0..super_frame.count()).step_by(BATCH) {
+            let count = BATCH.min(super_frame.count() - start);
+            for (index, head) in self.heads[..count].iter_mut().enumerate() {
+                head.len = super_frame.write_head(start + index, &mut head.bytes);
+            }
+            let heads = &self.heads;
+            let message = |index: usize| {
+                let head = &heads[index];
+                Message { to, head: &head.bytes[..head.len], body: super_frame.payload(start + index), tos }
+            };
+            send(&mut self.batch, socket, count, message, &mut pieces);
+        }
+        report.add_whole(pieces);
+    }
+}
+
+/// Sends message 0 to `count` - 1. One that the kernel refuses does not keep the others back.
+fn send<'a>(
+    batch: &mut Batch,
+    socket: BorrowedFd<'_>,
+    count: usize,
+    message: impl Fn(usize) -> Message<'a>,
+    report: &mut TxReport,
+) {
+    let mut next = 0;
+    let mut waited = false;
+    while next < count {
+        let end = count.min(next + BATCH);
+        match batch.send(socket, (next..end).map(&message)) {
+            Ok(sent) => {
+                next += sent;
+                report.sent += sent as u64;
+                waited = false;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if is_full(&error) && !waited => {
+                mmsg::wait_writable(socket, PATIENCE);
+                waited = true;
+            }
+            Err(error) if is_full(&error) => {
+                report.full += (count - next) as u64;
+                return;
+            }
+            Err(error) => {
+                next += 1;
+                report.refuse(error);
+            }
+        }
+    }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock || error.raw_os_error() == Some(libc::ENOBUFS)
+}

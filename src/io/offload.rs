@@ -1,0 +1,176 @@
+//! What the kernel left to us: partial checksums are finished, super-frames are cut.
+//!
+//! A cut copies headers only: segment `i` is a head written here and a slice of the payload where it lies.
+
+use std::net::IpAddr;
+
+use crate::buf::{Offload, Segmentation, Segments};
+use crate::wire::ipv4::{self, Ipv4};
+use crate::wire::tcp::{self, Flags};
+use crate::wire::transport::Transport;
+use crate::wire::{checksum, ethernet, udp, vxlan};
+
+/// Finishes a partial checksum in an IP packet that is not a super-frame (each segment of one gets its
+/// checksum when it is cut).
+///
+/// The field already holds the pseudo-header's sum, so the sum from `start` to the end, the field
+/// included, is the whole; its complement goes into the field.
+///
+/// Says what remains to be done: nothing, or the segments.
+#[inline]
+pub fn complete_checksum(ip: &mut [u8], offload: Offload) -> Offload {
+    if offload.segments.is_some() {
+        return offload;
+    }
+    if let Some(partial) = offload.checksum
+        && let Some(bytes) = ip.get_mut(usize::from(partial.start)..)
+    {
+        let sum = match checksum::checksum(bytes) {
+            // UDP says "no checksum" with zero; ones' complement has another zero to say it with (RFC 768).
+            0 => 0xffff_u16,
+            sum => sum,
+        };
+        let field = usize::from(partial.field);
+        if let Some(field) = bytes.get_mut(field..field + 2) {
+            field.copy_from_slice(&sum.to_be_bytes());
+        }
+    }
+    Offload::default()
+}
+
+/// What stands in front of a super-frame's IP header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outer {
+    /// Nothing.
+    None,
+    /// An Ethernet header: the same for each segment.
+    Ethernet,
+    /// An outer IPv4 header: each segment gets an id, a length and a checksum of its own.
+    Ipip,
+    /// VXLAN and inner Ethernet headers: the same for each segment.
+    Vxlan,
+}
+
+impl Outer {
+    const fn len(self) -> usize {
+        match self {
+            Outer::None => 0,
+            Outer::Ethernet => ethernet::HEADER_LEN,
+            Outer::Ipip => ipv4::MIN_HEADER_LEN,
+            Outer::Vxlan => vxlan::HEADER_LEN + ethernet::HEADER_LEN,
+        }
+    }
+}
+
+/// Longest head of a segment, bytes: VXLAN 8, Ethernet 14, IPv4 60, TCP 60.
+pub const MAX_HEAD: usize = 8 + 14 + 60 + 60;
+
+/// A super-frame about to be cut.
+#[derive(Debug, Clone, Copy)]
+pub struct SuperFrame<'a> {
+    head: &'a [u8],
+    payload: &'a [u8],
+    outer: Outer,
+    ip_header_len: usize,
+    segments: Segments,
+}
+
+impl<'a> SuperFrame<'a> {
+    /// `bytes` from the outer header on; `None` when they are not the TCP or UDP packet that `segments`
+    /// says, which the engine has checked.
+    pub fn parse(bytes: &'a [u8], outer: Outer, segments: Segments) -> Option<Self> {
+        let ip = Ipv4::parse(bytes.get(outer.len()..)?).ok()?;
+        let transport = Transport::parse(&ip)?;
+        let head_len = outer.len() + ip.header_len() + usize::from(transport.header_len);
+        let (head, payload) = bytes.get(..outer.len() + ip.total_len())?.split_at_checked(head_len)?;
+        let fits = segments.size > 0 && head_len <= MAX_HEAD;
+        fits.then_some(SuperFrame { head, payload, outer, ip_header_len: ip.header_len(), segments })
+    }
+
+    /// How many segments it is cut into: one at least.
+    pub fn count(&self) -> usize {
+        self.payload.len().div_ceil(usize::from(self.segments.size)).max(1)
+    }
+
+    /// Payload of segment `index`.
+    pub fn payload(&self, index: usize) -> &'a [u8] {
+        let size = usize::from(self.segments.size);
+        let start = (index * size).min(self.payload.len());
+        &self.payload[start..(start + size).min(self.payload.len())]
+    }
+
+    /// Writes the headers of segment `index` to the front of `out`, and says how long they are.
+    ///
+    /// What differs from the super-frame's headers, by the rules that every TCP segmenter keeps: outer and
+    /// inner length, identification and checksum; sequence number; FIN and PSH on the last segment alone
+    /// (RFC 9293 3.10.2), CWR on the first alone (RFC 3168 6.1.2); transport checksum, in full.
+    pub fn write_head(&self, index: usize, out: &mut [u8; MAX_HEAD]) -> usize {
+        let payload = self.payload(index);
+        let out = &mut out[..self.head.len()];
+        out.copy_from_slice(self.head);
+        let (outer, inner) = out.split_at_mut(self.outer.len());
+        let inner_len = inner.len() + payload.len();
+        if self.outer == Outer::Ipip {
+            number(outer, outer.len() + inner_len, index);
+        }
+        let (ip, transport) = inner.split_at_mut(self.ip_header_len);
+        number(ip, inner_len, index);
+        match self.segments.kind {
+            Segmentation::TcpV4 | Segmentation::TcpV4Ecn => self.tcp(transport, index),
+            Segmentation::UdpV4 => {
+                let len = (udp::HEADER_LEN + payload.len()) as u16;
+                transport[4..6].copy_from_slice(&len.to_be_bytes());
+            }
+        }
+        checksum_transport(ip, transport, payload);
+        self.head.len()
+    }
+
+    fn tcp(&self, header: &mut [u8], index: usize) {
+        let Ok(parsed) = tcp::Tcp::parse(header) else { return };
+        let (seq, mut flags) = (parsed.seq(), parsed.flags());
+        if index + 1 < self.count() {
+            flags = flags & !(Flags::FIN | Flags::PSH);
+        }
+        if index > 0 {
+            flags = flags & !Flags::CWR;
+        }
+        // At most 65,535 segments of at most 65,535 bytes; sequence numbers wrap (RFC 9293 3.4).
+        let offset = (index * usize::from(self.segments.size)) as u32;
+        tcp::write_seq(header, seq.wrapping_add(offset));
+        tcp::write_flags(header, flags);
+    }
+}
+
+/// Gives an IPv4 header its segment's length, identification and checksum.
+fn number(header: &mut [u8], total_len: usize, index: usize) {
+    let id = u16::from_be_bytes([header[4], header[5]]).wrapping_add(index as u16);
+    header[2..4].copy_from_slice(&(total_len as u16).to_be_bytes());
+    header[4..6].copy_from_slice(&id.to_be_bytes());
+    header[10..12].fill(0);
+    let sum = checksum::checksum(header);
+    header[10..12].copy_from_slice(&sum.to_be_bytes());
+}
+
+fn checksum_transport(ip: &[u8], transport: &mut [u8], payload: &[u8]) {
+    let Ok(parsed) = Ipv4::parse_quoted(ip) else { return };
+    let field = match parsed.protocol() {
+        crate::wire::Protocol::TCP => 16,
+        _ => 6,
+    };
+    transport[field..field + 2].fill(0);
+    let len = transport.len() + payload.len();
+    let (src, dst) = (IpAddr::V4(parsed.src()), IpAddr::V4(parsed.dst()));
+    // The header's length is even, so the sums of header and payload may be added.
+    let sum = checksum::pseudo_header(src, dst, parsed.protocol(), len)
+        + checksum::sum(transport)
+        + checksum::sum(payload);
+    let sum = match sum.checksum() {
+        0 => 0xffff,
+        sum => sum,
+    };
+    transport[field..field + 2].copy_from_slice(&sum.to_be_bytes());
+}
+
+#[cfg(test)]
+mod tests;

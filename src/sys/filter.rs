@@ -1,0 +1,121 @@
+//! Classic BPF programs for sockets: what a worker's socket takes of what the kernel offers it.
+
+use std::io;
+
+
+use ipnet::Ipv4Net;
+use socket2::{SockFilter, Socket};
+
+/// A program: the kernel runs it on each packet and keeps what it says to keep.
+#[derive(Debug)]
+pub struct Filter {
+    code: Vec<SockFilter>,
+}
+
+// Opcodes, linux/bpf_common.h.
+const LD_W_ABS: u16 = 0x20;
+const ALU_AND_K: u16 = 0x54;
+const ALU_XOR_X: u16 = 0xac;
+const ALU_MUL_K: u16 = 0x24;
+const ALU_RSH_K: u16 = 0x74;
+const ALU_MOD_K: u16 = 0x94;
+const TAX: u16 = 0x07;
+const JEQ_K: u16 = 0x15;
+const RET_K: u16 = 0x06;
+
+// Offsets with a meaning of their own, linux/filter.h.
+const PACKET_TYPE: u32 = (-0x1000_i32 + 4) as u32;
+const VLAN_TAG_PRESENT: u32 = (-0x1000_i32 + 48) as u32;
+
+const KEEP: u32 = u32::MAX;
+const DROP: u32 = 0;
+/// Prefixes that one program can hold: the kernel takes 4,096 instructions, three a prefix.
+const MAX_PREFIXES: usize = 1_000;
+
+impl Filter {
+    /// Everything.
+    pub fn everything() -> Self {
+        Filter { code: vec![instruction(RET_K, 0, 0, KEEP)] }
+    }
+
+    /// Nothing: for sockets that only send.
+    pub fn nothing() -> Self {
+        Filter { code: vec![instruction(RET_K, 0, 0, DROP)] }
+    }
+
+    /// Worker `index`'s share of `workers` of the packets of a raw IPIP socket, by the inner addresses: a
+    /// flow stays with one worker. Without outer options; a packet with them goes to where it falls.
+    pub fn share_of_ipip(index: usize, workers: usize) -> Self {
+        if workers < 2 {
+            return Self::everything();
+        }
+        Filter {
+            code: vec![
+                instruction(LD_W_ABS, 0, 0, 20 + 12),
+                instruction(TAX, 0, 0, 0),
+                instruction(LD_W_ABS, 0, 0, 20 + 16),
+                instruction(ALU_XOR_X, 0, 0, 0),
+                // Neighbouring addresses differ in their last bits: multiply, and take the upper half.
+                instruction(ALU_MUL_K, 0, 0, 0x9e37_79b1),
+                instruction(ALU_RSH_K, 0, 0, 16),
+                instruction(ALU_MOD_K, 0, 0, workers as u32),
+                instruction(JEQ_K, 0, 1, index as u32),
+                instruction(RET_K, 0, 0, KEEP),
+                instruction(RET_K, 0, 0, DROP),
+            ],
+        }
+    }
+
+    /// Ethernet frames without VLAN tag: a packet socket would hand them on with the tag taken off.
+    pub fn untagged() -> Self {
+        Filter {
+            code: vec![
+                instruction(LD_W_ABS, 0, 0, VLAN_TAG_PRESENT),
+                instruction(JEQ_K, 0, 1, 0),
+                instruction(RET_K, 0, 0, KEEP),
+                instruction(RET_K, 0, 0, DROP),
+            ],
+        }
+    }
+
+    /// IPv4 frames to this machine's MAC whose destination is in one of `prefixes`. With more prefixes than
+    /// a program can hold it keeps all that are for this machine.
+    pub fn destined_to(prefixes: &[Ipv4Net]) -> Self {
+        let mut code = vec![
+            instruction(LD_W_ABS, 0, 0, VLAN_TAG_PRESENT),
+            instruction(JEQ_K, 1, 0, 0),
+            instruction(RET_K, 0, 0, DROP),
+            instruction(LD_W_ABS, 0, 0, PACKET_TYPE),
+            // PACKET_HOST is 0.
+            instruction(JEQ_K, 1, 0, 0),
+            instruction(RET_K, 0, 0, DROP),
+        ];
+        if prefixes.len() > MAX_PREFIXES {
+            code.push(instruction(RET_K, 0, 0, KEEP));
+            return Filter { code };
+        }
+        for prefix in prefixes {
+            code.extend([
+                instruction(LD_W_ABS, 0, 0, 14 + 16),
+                instruction(ALU_AND_K, 0, 0, u32::from(prefix.netmask())),
+                instruction(JEQ_K, 0, 1, u32::from(prefix.network())),
+                instruction(RET_K, 0, 0, KEEP),
+            ]);
+        }
+        code.push(instruction(RET_K, 0, 0, DROP));
+        Filter { code }
+    }
+
+    /// Puts the program on a socket, in place of the one there.
+    ///
+    /// # Errors
+    /// Those of `SO_ATTACH_FILTER`, socket(7).
+    pub fn attach(&self, socket: &Socket) -> io::Result<()> {
+        socket.attach_filter(&self.code)
+    }
+}
+
+fn instruction(code: u16, jump_true: u8, jump_false: u8, k: u32) -> SockFilter {
+    SockFilter::new(code, jump_true, jump_false, k)
+}
+
