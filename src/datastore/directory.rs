@@ -97,7 +97,7 @@ pub fn load(directory: &Path) -> Result<Resources, LoadError> {
     Resources::build(texts).map_err(|resources| LoadError::Content { files, resources })
 }
 
-fn file_names(directory: &Path) -> io::Result<Vec<std::ffi::OsString>> {
+pub(super) fn file_names(directory: &Path) -> io::Result<Vec<std::ffi::OsString>> {
     let mut names = Vec::new();
     for entry in fs::read_dir(directory)? {
         let name = entry?.file_name();

@@ -322,7 +322,8 @@ impl<'r> Calculation<'r> {
         self.warnings.extend(asymmetries.iter().take(SHOWN).map(ToString::to_string));
         if asymmetries.len() > SHOWN {
             let more = asymmetries.len() - SHOWN;
-            self.warnings.push(format!("CrossSubnet is asymmetric with {more} more nodes"));
+            let name = &self.here.meta.name;
+            self.warnings.push(format!("CrossSubnet is asymmetric between {name} and {more} more nodes"));
         }
     }
 }
