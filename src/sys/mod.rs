@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`netns`] | network namespaces, setns(2) |
 //! | [`netlink`] | links, addresses, routes, rules, neighbours |
+//! | [`userns`] | root inside a user namespace |
 //! | [`tun`] | TUN and TAP with virtio-net headers and queues |
 //! | [`socket`] | raw, UDP and packet sockets |
 //! | [`filter`] | classic BPF on sockets |
@@ -17,3 +18,4 @@ pub mod netlink;
 pub mod netns;
 pub mod socket;
 pub mod tun;
+pub mod userns;

@@ -9,9 +9,12 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::{CommandExt, parent_id};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::{prctl, signal::Signal};
 
 use super::netlink::{LinkChange, Netlink};
 
@@ -138,8 +141,8 @@ impl Netns {
         })
     }
 
-    /// Moves the calling thread, for good. For a thread or a forked child that is to live there; everything
-    /// else uses [`Netns::run`]. Allocates only when it fails.
+    /// Moves the calling thread, for good. For a thread that is to live there; everything else uses
+    /// [`Netns::run`].
     ///
     /// # Errors
     /// EPERM without CAP_SYS_ADMIN; EINVAL where the handle is not of a network namespace.
@@ -148,6 +151,27 @@ impl Netns {
             let operation = format!("enter network namespace {}", self.name.display());
             NetnsError::new(operation, &self.name, e.into())
         })
+    }
+
+    /// A command that will run inside the namespace and not outlive this process: the kernel kills it when
+    /// the *thread* that spawns it ends (PR_SET_PDEATHSIG), so spawn it from one that lasts.
+    ///
+    /// # Errors
+    /// EMFILE.
+    pub fn command(&self, program: impl AsRef<Path>) -> Result<Command, NetnsError> {
+        let netns = self.try_clone()?;
+        let parent = std::process::id();
+        let mut command = Command::new(program.as_ref());
+        let prepare = move || {
+            setns(&netns.fd, CloneFlags::CLONE_NEWNET)?;
+            prctl::set_pdeathsig(Signal::SIGKILL)?;
+            // It may have ended before the line above; then nobody will ever send the signal.
+            if parent_id() == parent { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
+        };
+        // SAFETY: between fork and exec only async-signal-safe functions may run: these are three system
+        // calls, and an error is returned as a bare number, so nothing allocates or takes a lock.
+        unsafe { command.pre_exec(prepare) };
+        Ok(command)
     }
 
     /// A path by which this and other processes of the same user can open the namespace, as long as this
@@ -230,7 +254,25 @@ mod tests {
         assert_eq!(Netns::open(&path).unwrap().id().unwrap(), netns.id().unwrap());
         let status = std::process::Command::new("test").arg("-e").arg(&path).status().unwrap();
         assert!(status.success(), "another process finds {}", path.display());
-        assert!(matches!(Netns::open("/proc/1/fd/999999"), Err(NetnsError::Gone(_))));
+        assert!(matches!(Netns::open("/proc/self/fd/999999"), Err(NetnsError::Gone(_))));
+    }
+
+    #[test]
+    fn a_command_runs_inside_and_its_failure_is_reported() {
+        let netns = Netns::create().unwrap();
+        let mut command = netns.command("readlink").unwrap();
+        let output = command.arg("/proc/self/ns/net").output().unwrap();
+        let inode = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        assert_eq!(inode, format!("net:[{}]", netns.id().unwrap().1));
+    }
+
+    #[test]
+    fn a_command_dies_with_the_thread_that_spawned_it() {
+        let netns = Netns::create().unwrap();
+        let spawn = || netns.command("sleep").unwrap().arg("60").spawn().unwrap();
+        let mut child = std::thread::scope(|scope| scope.spawn(spawn).join().unwrap());
+        let status = child.wait().unwrap();
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(libc::SIGKILL));
     }
 
     #[test]

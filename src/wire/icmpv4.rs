@@ -185,8 +185,16 @@ pub fn make_echo_reply(message: &mut [u8]) {
     let old = u16::from_be_bytes([header[0], header[1]]);
     header[0] = Icmpv4Type::ECHO_REPLY.0;
     let new = u16::from_be_bytes([header[0], header[1]]);
-    let checksum = checksum::update(u16::from_be_bytes([header[2], header[3]]), old, new);
-    header[2..4].copy_from_slice(&checksum.to_be_bytes());
+    let mut checksum = checksum::update(u16::from_be_bytes([header[2], header[3]]), old, new);
+    if checksum == 0 {
+        // A reply to identifier 0, sequence number 0 and data of zeros is zero all over: the one message
+        // whose sum is zero, hence its checksum 0xffff, which the update cannot know from 0.
+        header[2..4].copy_from_slice(&[0, 0]);
+        checksum = checksum::checksum(message);
+    }
+    if let Some(field) = message.get_mut(2..4) {
+        field.copy_from_slice(&checksum.to_be_bytes());
+    }
 }
 
 #[cfg(test)]
@@ -259,6 +267,13 @@ mod tests {
             assert!(Icmpv4::parse(&message).unwrap().verify(), "{id}");
             assert_eq!(message, expected, "{id}");
         }
+
+        let mut zeros = [8, 0, 0xf7, 0xff, 0, 0, 0, 0, 0, 0];
+        assert!(Icmpv4::parse(&zeros).unwrap().verify());
+        make_echo_reply(&mut zeros);
+        assert_eq!(zeros, [0, 0, 0xff, 0xff, 0, 0, 0, 0, 0, 0]);
+        assert!(Icmpv4::parse(&zeros).unwrap().verify());
+
         let mut error = [3, 4, 0xac, 0x75, 0, 0, 0x05, 0xaa, 0x45, 0x00, 0x05, 0xdc];
         make_echo_reply(&mut error);
         assert_eq!(error[..2], [3, 4]);

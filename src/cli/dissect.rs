@@ -1,0 +1,341 @@
+//! Frames as text, one header after the other, in the manner of `tcpdump -nve`.
+//!
+//! Contract: any bytes give a text. What is cut short is shown as far as it goes, with `[truncated]`; checksums
+//! are not looked at, because a capture sees them before the hardware fills them in.
+//!
+//! ```
+//! let ipip = [
+//!     0x45, 0, 0, 48, 0, 17, 0x40, 0, 63, 4, 0, 0, 192, 168, 77, 1, 192, 168, 77, 2, // outer
+//!     0x45, 0, 0, 28, 0, 3, 0x40, 0, 63, 1, 0, 0, 10, 65, 0, 2, 10, 65, 0, 66, // inner
+//!     8, 0, 0, 0, 0, 7, 0, 1,
+//! ];
+//! assert_eq!(
+//!     margay::cli::dissect::packet(&ipip).to_string(),
+//!     "192.168.77.1 > 192.168.77.2: IPIP (4) ttl 63 id 17 DF len 48 | \
+//!      10.65.0.2 > 10.65.0.66: ICMP echo request id 7 seq 1 ttl 63 id 3 DF len 28"
+//! );
+//! ```
+
+use std::fmt::{self, Write};
+use std::net::Ipv4Addr;
+
+use etherparse::icmpv4::DestUnreachableHeader;
+use etherparse::{
+    ArpOperation, ArpPacketSlice, EtherType, Ethernet2HeaderSlice, Icmpv4Slice, Icmpv4Type, IpNumber,
+    Ipv4HeaderSlice, Ipv6HeaderSlice, TcpHeaderSlice, UdpHeaderSlice,
+};
+
+use crate::wire::MacAddr;
+
+/// Headers within headers are followed so deep.
+const DEPTH: usize = 4;
+const VXLAN_PORT: u16 = 4789;
+
+/// A frame's headers: one text for the outer ones and one for each level inside.
+///
+/// `{}` writes them on one line with ` | ` in between, `{:#}` on lines of their own, each deeper than the last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dissection {
+    /// Outermost first; never empty.
+    pub levels: Vec<String>,
+}
+
+impl fmt::Display for Dissection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (depth, level) in self.levels.iter().enumerate() {
+            match depth {
+                0 => {}
+                _ if f.alternate() => write!(f, "\n{:indent$}", "", indent = 4 * depth)?,
+                _ => f.write_str(" | ")?,
+            }
+            f.write_str(level)?;
+        }
+        Ok(())
+    }
+}
+
+/// What an Ethernet frame is.
+pub fn frame(bytes: &[u8]) -> Dissection {
+    let mut levels = Levels(vec![String::new()]);
+    levels.ethernet(bytes);
+    Dissection { levels: levels.0 }
+}
+
+/// What an IP packet is.
+pub fn packet(bytes: &[u8]) -> Dissection {
+    let mut levels = Levels(vec![String::new()]);
+    levels.ip(bytes);
+    Dissection { levels: levels.0 }
+}
+
+/// True where the frame carries a packet within a packet, or the packet itself is of the overlay `prefix`.
+pub fn concerns(bytes: &[u8], prefix: crate::lpm::Prefix) -> bool {
+    let Ok(ethernet) = Ethernet2HeaderSlice::from_slice(bytes) else { return false };
+    let Ok(ip) = Ipv4HeaderSlice::from_slice(&bytes[14..]) else { return false };
+    let within = |address: Ipv4Addr| prefix.contains(&std::net::IpAddr::V4(address));
+    ethernet.ether_type() == EtherType::IPV4
+        && (ip.protocol() == IpNumber::IPV4
+            || within(ip.source_addr())
+            || within(ip.destination_addr())
+            || UdpHeaderSlice::from_slice(&bytes[14 + ip.slice().len()..])
+                .is_ok_and(|udp| ip.protocol() == IpNumber::UDP && udp.destination_port() == VXLAN_PORT))
+}
+
+/// The texts so far; the last one is being written.
+struct Levels(Vec<String>);
+
+/// What an IPv4 header says, to be written behind what the payload says.
+struct Facts<'a> {
+    ip: Ipv4HeaderSlice<'a>,
+    payload: &'a [u8],
+}
+
+impl Levels {
+    fn add(&mut self, text: impl fmt::Display) {
+        if let Some(last) = self.0.last_mut() {
+            // A String takes every text.
+            let _ = write!(last, "{text}");
+        }
+    }
+
+    /// Begins the next level; false where that is too deep.
+    fn deeper(&mut self) -> bool {
+        let room = self.0.len() < DEPTH;
+        if room {
+            self.0.push(String::new());
+        }
+        room
+    }
+
+    fn ethernet(&mut self, bytes: &[u8]) {
+        let Ok(header) = Ethernet2HeaderSlice::from_slice(bytes) else {
+            return self.add(format_args!("Ethernet [truncated] len {}", bytes.len()));
+        };
+        self.add(format_args!("{} > {}: ", MacAddr(header.source()), MacAddr(header.destination())));
+        let payload = &bytes[header.slice().len()..];
+        match header.ether_type() {
+            EtherType::IPV4 | EtherType::IPV6 => self.ip(payload),
+            EtherType::ARP => self.arp(payload),
+            other => self.add(format_args!("ethertype 0x{:04x} len {}", other.0, payload.len())),
+        }
+    }
+
+    /// RFC 826.
+    fn arp(&mut self, bytes: &[u8]) {
+        let Ok(arp) = ArpPacketSlice::from_slice(bytes) else {
+            return self.add("ARP [truncated]");
+        };
+        let (Ok(sender), Ok(target)) = (
+            <[u8; 4]>::try_from(arp.sender_protocol_addr()).map(Ipv4Addr::from),
+            <[u8; 4]>::try_from(arp.target_protocol_addr()).map(Ipv4Addr::from),
+        ) else {
+            return self.add("ARP for another protocol than IPv4");
+        };
+        match (arp.operation(), <[u8; 6]>::try_from(arp.sender_hw_addr())) {
+            (ArpOperation::REQUEST, _) => self.add(format_args!("ARP who-has {target} tell {sender}")),
+            (ArpOperation::REPLY, Ok(mac)) => {
+                self.add(format_args!("ARP reply {sender} is-at {}", MacAddr(mac)));
+            }
+            (other, _) => self.add(format_args!("ARP operation {}", other.0)),
+        }
+    }
+
+    fn ip(&mut self, bytes: &[u8]) {
+        if bytes.first().is_some_and(|first| first >> 4 == 6) {
+            return self.ipv6(bytes);
+        }
+        let Ok(ip) = Ipv4HeaderSlice::from_slice(bytes) else {
+            return self.add(format_args!("IPv4 [truncated or malformed] len {}", bytes.len()));
+        };
+        let end = bytes.len().min(usize::from(ip.total_len()));
+        // A total length below the header's own leaves nothing.
+        let payload = bytes.get(ip.slice().len()..end).unwrap_or_default();
+        self.ipv4(&Facts { ip, payload });
+    }
+
+    fn ipv6(&mut self, bytes: &[u8]) {
+        let Ok(ip) = Ipv6HeaderSlice::from_slice(bytes) else {
+            return self.add("IPv6 [truncated]");
+        };
+        self.add(format_args!(
+            "{} > {}: IPv6 next header {} hlim {} len {}",
+            ip.source_addr(),
+            ip.destination_addr(),
+            ip.next_header().0,
+            ip.hop_limit(),
+            bytes.len()
+        ));
+    }
+
+    fn ipv4(&mut self, facts: &Facts<'_>) {
+        let Facts { ip, payload } = facts;
+        let (source, destination) = (ip.source_addr(), ip.destination_addr());
+        if ip.fragments_offset().value() != 0 {
+            // Only a first fragment has the payload's header.
+            self.add(format_args!("{source} > {destination}: fragment of proto {}", ip.protocol().0));
+            return self.tail(ip);
+        }
+        match ip.protocol() {
+            IpNumber::UDP => self.udp(facts),
+            IpNumber::TCP => self.tcp(facts),
+            IpNumber::ICMP => {
+                self.add(format_args!("{source} > {destination}: ICMP "));
+                self.icmp(facts);
+            }
+            IpNumber::IPV4 => {
+                self.add(format_args!("{source} > {destination}: IPIP (4)"));
+                self.tail(ip);
+                if self.deeper() {
+                    self.ip(payload);
+                }
+            }
+            other => {
+                self.add(format_args!("{source} > {destination}: proto {}", other.0));
+                self.tail(ip);
+            }
+        }
+    }
+
+    /// What the header says besides addresses and protocol.
+    fn tail(&mut self, ip: &Ipv4HeaderSlice<'_>) {
+        self.add(format_args!(" ttl {} id {}", ip.ttl(), ip.identification()));
+        if ip.dont_fragment() {
+            self.add(" DF");
+        }
+        if ip.is_fragmenting_payload() {
+            self.add(format_args!(" offset {}", ip.fragments_offset().byte_offset()));
+            self.add(if ip.more_fragments() { " MF" } else { "" });
+        }
+        let tos = ip.dcp().value() << 2 | ip.ecn().value();
+        if tos != 0 {
+            self.add(format_args!(" tos 0x{tos:02x}"));
+        }
+        self.add(format_args!(" len {}", ip.total_len()));
+    }
+
+    fn udp(&mut self, facts: &Facts<'_>) {
+        let Facts { ip, payload } = facts;
+        let Ok(udp) = UdpHeaderSlice::from_slice(payload) else {
+            return self.cut_short(facts, "UDP");
+        };
+        let (from, to) = (udp.source_port(), udp.destination_port());
+        self.add(format_args!("{}.{from} > {}.{to}: UDP", ip.source_addr(), ip.destination_addr()));
+        self.tail(ip);
+        if to == VXLAN_PORT && self.deeper() {
+            self.vxlan(&payload[udp.slice().len()..]);
+        }
+    }
+
+    /// RFC 7348 section 5.
+    fn vxlan(&mut self, bytes: &[u8]) {
+        let Some((header, inner)) = bytes.split_first_chunk::<8>() else {
+            return self.add("VXLAN [truncated]");
+        };
+        let [flags, _, _, _, v0, v1, v2, _] = *header;
+        self.add("VXLAN");
+        if flags != 0x08 {
+            self.add(format_args!(" flags 0x{flags:02x}"));
+        }
+        self.add(format_args!(" vni {} ", u32::from_be_bytes([0, v0, v1, v2])));
+        self.ethernet(inner);
+    }
+
+    fn tcp(&mut self, facts: &Facts<'_>) {
+        let Facts { ip, payload } = facts;
+        let Ok(tcp) = TcpHeaderSlice::from_slice(payload) else {
+            return self.cut_short(facts, "TCP");
+        };
+        let letters = [
+            (tcp.syn(), 'S'),
+            (tcp.fin(), 'F'),
+            (tcp.rst(), 'R'),
+            (tcp.psh(), 'P'),
+            (tcp.ack(), '.'),
+            (tcp.urg(), 'U'),
+            (tcp.ece(), 'E'),
+            (tcp.cwr(), 'W'),
+        ];
+        let flags: String = letters.iter().filter(|(set, _)| *set).map(|(_, letter)| letter).collect();
+        self.add(format_args!(
+            "{}.{} > {}.{}: TCP [{flags}] seq {}",
+            ip.source_addr(),
+            tcp.source_port(),
+            ip.destination_addr(),
+            tcp.destination_port(),
+            tcp.sequence_number()
+        ));
+        if tcp.ack() {
+            self.add(format_args!(" ack {}", tcp.acknowledgment_number()));
+        }
+        // The IP header's word on it: the capture may hold less.
+        let headers = ip.slice().len() + tcp.slice().len();
+        self.add(format_args!(" data {}", usize::from(ip.total_len()).saturating_sub(headers)));
+        self.tail(ip);
+    }
+
+    /// An ICMP error quotes eight bytes of payload at least (RFC 792): the ports.
+    fn cut_short(&mut self, facts: &Facts<'_>, name: &str) {
+        let Facts { ip, payload } = facts;
+        let (source, destination) = (ip.source_addr(), ip.destination_addr());
+        match payload.first_chunk() {
+            Some(&[s0, s1, d0, d1]) => self.add(format_args!(
+                "{source}.{} > {destination}.{}: {name} [truncated]",
+                u16::from_be_bytes([s0, s1]),
+                u16::from_be_bytes([d0, d1])
+            )),
+            None => self.add(format_args!("{source} > {destination}: {name} [truncated]")),
+        }
+        self.tail(ip);
+    }
+
+    /// RFC 792; an error's quotation is the next level.
+    fn icmp(&mut self, facts: &Facts<'_>) {
+        let Facts { ip, payload } = facts;
+        let Ok(icmp) = Icmpv4Slice::from_slice(payload) else {
+            self.add("[truncated]");
+            return self.tail(ip);
+        };
+        let quoted = match icmp.icmp_type() {
+            Icmpv4Type::EchoRequest(echo) => {
+                self.add(format_args!("echo request id {} seq {}", echo.id, echo.seq));
+                None
+            }
+            Icmpv4Type::EchoReply(echo) => {
+                self.add(format_args!("echo reply id {} seq {}", echo.id, echo.seq));
+                None
+            }
+            Icmpv4Type::DestinationUnreachable(why) => {
+                match why {
+                    DestUnreachableHeader::Network => self.add("net unreachable"),
+                    DestUnreachableHeader::Host => self.add("host unreachable"),
+                    DestUnreachableHeader::Protocol => self.add("protocol unreachable"),
+                    DestUnreachableHeader::Port => self.add("port unreachable"),
+                    DestUnreachableHeader::FragmentationNeeded { next_hop_mtu } => {
+                        self.add(format_args!("fragmentation needed (mtu {next_hop_mtu})"));
+                    }
+                    _ => self.add(format_args!("unreachable code {}", icmp.code_u8())),
+                }
+                Some(icmp.payload())
+            }
+            Icmpv4Type::TimeExceeded(_) => {
+                self.add("time exceeded");
+                Some(icmp.payload())
+            }
+            _ => {
+                self.add(format_args!("type {} code {}", icmp.type_u8(), icmp.code_u8()));
+                None
+            }
+        };
+        self.tail(ip);
+        if let Some(quoted) = quoted
+            && self.deeper()
+        {
+            self.add("about ");
+            self.ip(quoted);
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "dissect_tests.rs"]
+mod tests;

@@ -1,0 +1,180 @@
+//! TCP between namespaces: so many bytes compared, or for so many seconds.
+
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+use super::BedError;
+use crate::sys::netns::Netns;
+
+/// A stream that stands still for so long has failed.
+const PATIENCE: Duration = Duration::from_secs(10);
+const CHUNK: usize = 64 << 10;
+
+/// What a [`transfer`] moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Transfer {
+    /// Bytes received.
+    pub bytes: u64,
+    /// FNV-1a of what was sent.
+    pub sent_hash: u64,
+    /// FNV-1a of what was received.
+    pub received_hash: u64,
+}
+
+impl Transfer {
+    /// Everything arrived as it was sent.
+    pub fn intact(&self) -> bool {
+        self.sent_hash == self.received_hash
+    }
+}
+
+/// What a [`throughput`] measured.
+#[derive(Debug, Clone, Copy)]
+pub struct Throughput {
+    /// Bytes received.
+    pub bytes: u64,
+    /// From the first byte to the last.
+    pub elapsed: Duration,
+}
+
+impl Throughput {
+    /// Bits of payload a second.
+    pub fn bits_per_second(&self) -> f64 {
+        self.bytes as f64 * 8.0 / self.elapsed.as_secs_f64().max(1e-9)
+    }
+}
+
+/// Sends `bytes` pseudo-random bytes over TCP from `from` to `address`, which `to` has.
+///
+/// # Errors
+/// No connection, or it stood still for ten seconds.
+pub fn transfer(from: &Netns, to: &Netns, address: IpAddr, bytes: u64) -> Result<Transfer, BedError> {
+    let (sender, receiver) = connect(from, to, address)?;
+    std::thread::scope(|scope| {
+        let received = scope.spawn(move || receive(receiver));
+        let sent_hash = send(sender, bytes).map_err(BedError::io(format!("send to {address} over TCP")))?;
+        let (bytes, received_hash) = received
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            .map_err(BedError::io(format!("receive at {address} over TCP")))?;
+        Ok(Transfer { bytes, sent_hash, received_hash })
+    })
+}
+
+/// Sends over TCP from `from` to `address`, which `to` has, as fast as it goes, for `duration`.
+///
+/// # Errors
+/// As [`transfer`].
+pub fn throughput(
+    from: &Netns,
+    to: &Netns,
+    address: IpAddr,
+    duration: Duration,
+) -> Result<Throughput, BedError> {
+    let (mut sender, mut receiver) = connect(from, to, address)?;
+    let count = move || -> io::Result<Throughput> {
+        let mut chunk = vec![0; CHUNK];
+        let mut bytes = receiver.read(&mut chunk)? as u64;
+        let started = Instant::now();
+        loop {
+            match receiver.read(&mut chunk)? {
+                0 => return Ok(Throughput { bytes, elapsed: started.elapsed() }),
+                n => bytes += n as u64,
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        let counted = scope.spawn(count);
+        let chunk = vec![0x6d; CHUNK];
+        let started = Instant::now();
+        while started.elapsed() < duration {
+            sender.write_all(&chunk).map_err(BedError::io(format!("send to {address} over TCP")))?;
+        }
+        drop(sender);
+        counted
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            .map_err(BedError::io(format!("receive at {address} over TCP")))
+    })
+}
+
+/// Both ends of a new connection.
+fn connect(from: &Netns, to: &Netns, address: IpAddr) -> Result<(TcpStream, TcpStream), BedError> {
+    let listener = to
+        .run(|| TcpListener::bind(SocketAddr::new(address, 0)))?
+        .map_err(BedError::io(format!("listen at {address}")))?;
+    let target = listener.local_addr().map_err(BedError::io(format!("listen at {address}")))?;
+    let near = from
+        .run(|| TcpStream::connect_timeout(&target, PATIENCE))?
+        .map_err(BedError::io(format!("connect to {target}")))?;
+    // The handshake is done, so this does not wait.
+    let (far, _) = listener.accept().map_err(BedError::io(format!("accept at {target}")))?;
+    for stream in [&near, &far] {
+        stream
+            .set_read_timeout(Some(PATIENCE))
+            .and_then(|()| stream.set_write_timeout(Some(PATIENCE)))
+            .map_err(BedError::io("set a time limit"))?;
+    }
+    Ok((near, far))
+}
+
+fn send(mut stream: TcpStream, bytes: u64) -> io::Result<u64> {
+    let (mut hash, mut state, mut left) = (Fnv::new(), 0x6d61_7267_6179_u64, bytes);
+    let mut chunk = vec![0; CHUNK];
+    while left > 0 {
+        let length = CHUNK.min(usize::try_from(left).unwrap_or(CHUNK));
+        for word in chunk.chunks_exact_mut(8) {
+            // xorshift64: never repeats within a transfer.
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            word.copy_from_slice(&state.to_le_bytes());
+        }
+        hash.add(&chunk[..length]);
+        stream.write_all(&chunk[..length])?;
+        left -= length as u64;
+    }
+    Ok(hash.0)
+}
+
+fn receive(mut stream: TcpStream) -> io::Result<(u64, u64)> {
+    let (mut hash, mut bytes) = (Fnv::new(), 0);
+    let mut chunk = vec![0; CHUNK];
+    loop {
+        match stream.read(&mut chunk)? {
+            0 => return Ok((bytes, hash.0)),
+            n => {
+                hash.add(&chunk[..n]);
+                bytes += n as u64;
+            }
+        }
+    }
+}
+
+/// FNV-1a, 64 bits.
+struct Fnv(u64);
+
+impl Fnv {
+    fn new() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+
+    fn add(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hash_is_fnv_1a() {
+        let mut hash = Fnv::new();
+        hash.add(b"foobar");
+        assert_eq!(hash.0, 0x8594_4171_f739_67e8);
+    }
+}

@@ -1,0 +1,148 @@
+//! Replays the corpora of the fuzz targets, with the targets' own bodies, on a stable compiler.
+
+#[expect(unreachable_pub, reason = "the fuzz package's own library makes it public")]
+#[path = "../fuzz/src/bodies/mod.rs"]
+mod bodies;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn fuzz_dir() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz")
+}
+
+fn names_in(dir: &Path) -> BTreeSet<String> {
+    let entries = fs::read_dir(dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display()));
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+#[test]
+fn every_seed_keeps_every_invariant() {
+    for (target, _) in bodies::TARGETS {
+        let dir = fuzz_dir().join("corpus").join(target);
+        let seeds = names_in(&dir);
+        assert!(!seeds.is_empty(), "{} has no seed", dir.display());
+        for seed in seeds {
+            println!("{target}/{seed}");
+            let input = fs::read(dir.join(&seed)).unwrap();
+            bodies::run(target, &input);
+            // A cut seed is an input as well.
+            for len in 0..input.len().min(128) {
+                bodies::run(target, &input[..len]);
+            }
+        }
+    }
+}
+
+/// A corpus without a body would never be replayed, a body without a binary never be fuzzed.
+#[test]
+fn targets_binaries_and_corpora_are_the_same_list() {
+    let targets: BTreeSet<String> = bodies::TARGETS.iter().map(|(name, _)| (*name).to_owned()).collect();
+    assert_eq!(targets.len(), bodies::TARGETS.len(), "a name stands twice");
+    assert_eq!(names_in(&fuzz_dir().join("corpus")), targets);
+
+    let binaries = names_in(&fuzz_dir().join("fuzz_targets"));
+    assert_eq!(binaries, targets.iter().map(|name| format!("{name}.rs")).collect());
+    let manifest = fs::read_to_string(fuzz_dir().join("Cargo.toml")).unwrap();
+    for name in &targets {
+        assert!(manifest.contains(&format!("path = \"fuzz_targets/{name}.rs\"")), "{name} in Cargo.toml");
+        let binary = fs::read_to_string(fuzz_dir().join("fuzz_targets").join(format!("{name}.rs"))).unwrap();
+        assert!(binary.contains(&format!("bodies::run(\"{name}\", input)")), "{name} runs its own body");
+    }
+}
+
+/// Writes the first seeds: packets of the kernel's (`tests/vectors`) taken apart, and a few by hand for what
+/// the kernel sent none of. What fuzzing finds is added beside them by hand.
+///
+/// `cargo test --test fuzz_corpora -- --ignored`
+#[test]
+#[ignore = "writes into fuzz/corpus"]
+fn write_the_seeds() {
+    let ipip = vectors("ipip-kernel-6.1-vectors.jsonl");
+    let vxlan = vectors("vxlan-kernel-6.18-vectors.jsonl");
+    let macs = [0x66, 0xf9, 0x37, 0xc3, 0x7e, 0x94, 0x66, 0x2d, 0xbf, 0x44, 0xa6, 0x8b];
+    let frame = |ethertype: [u8; 2], payload: &[u8]| [&macs, &ethertype[..], payload].concat();
+
+    let packets = [
+        ("udp", in_of(&ipip, "tos 0xb9 df1 ttl64")),
+        ("ipip", in_of(&ipip, "outer ecn 3 inner ecn 2")),
+        ("ipip-cut-inside", in_of(&ipip, "inner len 19 trunc")),
+        ("ipv6-inside", in_of(&ipip, "inner is ipv6 (p=41)")),
+        ("fragmentation-needed", in_of(&ipip, "frag-needed mtu 1300")),
+        ("time-exceeded", out_of(&ipip, "inner ttl 1", 0)),
+        ("last-fragment", out_of(&ipip, "len 1500 df0", 1)[20..].to_vec()),
+        ("vxlan", in_of(&vxlan, "csum ok")),
+        ("vxlan-reserved-bit", in_of(&vxlan, "reserved2 nonzero")),
+        ("vxlan-cut", in_of(&vxlan, "truncated after vxlan hdr")),
+        ("options", hex("47000020123400004011000ac0a84e320a41080a94040000010101000000000000")),
+    ];
+    for (name, packet) in &packets {
+        write("ipv4", name, packet);
+        write("flow", name, packet);
+        write("ethernet_ip", name, &frame([0x08, 0x00], packet));
+        write("checksum", name, &[&[5], &packet[..]].concat());
+        let Some(payload) = packet.get(20..).filter(|_| packet[0] == 0x45) else { continue };
+        match packet[9] {
+            1 => write("icmpv4", name, payload),
+            17 => write("udp", name, &[&packet[12..20], payload].concat()),
+            _ => {}
+        }
+        if packet[9] == 17 && payload[2..4] == [0x12, 0xb5] {
+            write("vxlan", name, &payload[8..]);
+        }
+    }
+    write("icmpv4", "echo-request", &hex("080021001234000561626364"));
+    write("icmpv4", "echo-request-zeros", &hex("0800f7ff00000000"));
+
+    let segment = "0a41080a0a410914c00100500123456789abcdef601812344310000701010100616263";
+    write("tcp", "data", &hex(segment));
+    write("tcp", "syn", &hex("0a41080a0a410914c001005001234567000000007002faf00000000002040582010303070402"));
+
+    let arp = |op, sender: &str, target: &str| {
+        hex(&format!("000108000604000{op}02420a41080a{sender}000000000000{target}"))
+    };
+    for (name, message) in [
+        ("request", arp(1, "0a41080a", "a9fe0101")),
+        ("reply", arp(2, "0a41080a", "a9fe0101")),
+        ("probe", arp(1, "00000000", "0a41080a")),
+        ("announcement", arp(1, "0a41080a", "0a41080a")),
+        ("reverse", arp(3, "0a41080a", "a9fe0101")),
+    ] {
+        write("arp", name, &message);
+        write("ethernet_ip", &format!("arp-{name}"), &frame([0x08, 0x06], &message));
+    }
+    write("mac", "lower", b"66:f9:37:c3:7e:94");
+    write("mac", "upper", b"EE:EE:EE:EE:EE:EE");
+    write("mac", "dashes", b"66-f9-37-c3-7e-94");
+}
+
+type Vectors = Vec<serde_json::Value>;
+
+fn vectors(file: &str) -> Vectors {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors").join(file);
+    fs::read_to_string(path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn named<'a>(vectors: &'a Vectors, name: &str) -> &'a serde_json::Value {
+    vectors.iter().find(|vector| vector["name"] == name).unwrap_or_else(|| panic!("no vector {name}"))
+}
+
+fn in_of(vectors: &Vectors, name: &str) -> Vec<u8> {
+    hex(named(vectors, name)["in_ip"].as_str().unwrap())
+}
+
+fn out_of(vectors: &Vectors, name: &str, index: usize) -> Vec<u8> {
+    hex(named(vectors, name)["out_ip"][index].as_str().unwrap())
+}
+
+fn hex(text: &str) -> Vec<u8> {
+    let digit = |byte: &u8| char::from(*byte).to_digit(16).unwrap() as u8;
+    text.as_bytes().chunks(2).map(|pair| digit(&pair[0]) << 4 | digit(&pair[1])).collect()
+}
+
+fn write(target: &str, name: &str, input: &[u8]) {
+    let dir = fuzz_dir().join("corpus").join(target);
+    fs::create_dir_all(&dir).unwrap();
+    fs::write(dir.join(name), input).unwrap();
+}
