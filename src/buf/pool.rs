@@ -95,6 +95,17 @@ impl Pool {
         &mut self.memory[base + frame.start as usize..base + frame.end as usize]
     }
 
+    /// Copies `len` bytes between frames: from offset `from_at` of `from` to offset `to_at` of `to`.
+    ///
+    /// # Panics
+    /// When the ranges do not lie within the frames.
+    pub fn copy(&mut self, from: &Frame, from_at: usize, to: &Frame, to_at: usize, len: usize) {
+        assert!(from_at + len <= from.len() && to_at + len <= to.len(), "a copy stays within its frames");
+        let source = self.base(from) + from.start as usize + from_at;
+        let target = self.base(to) + to.start as usize + to_at;
+        self.memory.copy_within(source..source + len, target);
+    }
+
     /// Everything after the headroom, for receive to fill; [`Self::filled`] says how much it did.
     #[inline]
     pub fn room(&mut self, frame: &Frame) -> &mut [u8] {

@@ -1,5 +1,5 @@
 //! The commands.
 
 pub mod check;
-pub mod routes;
 pub mod dissect;
+pub mod routes;

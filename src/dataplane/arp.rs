@@ -9,9 +9,9 @@ use super::neighbor::Neighbors;
 use crate::buf::{Frame, Pool};
 use crate::fib::{Endpoint, EndpointId};
 use crate::verdict::DropReason;
+use crate::wire::MacAddr;
 use crate::wire::arp::{self, Arp, Operation};
 use crate::wire::ethernet::{self, EtherType, Ethernet};
-use crate::wire::MacAddr;
 
 use super::antispoof::GATEWAY_ADDRESS;
 

@@ -42,7 +42,10 @@ impl Tally {
     }
 
     fn cells_mut(&mut self) -> impl Iterator<Item = &mut u64> {
-        std::iter::once(&mut self.input).chain(&mut self.sent).chain(&mut self.punted).chain(&mut self.dropped)
+        std::iter::once(&mut self.input)
+            .chain(&mut self.sent)
+            .chain(&mut self.punted)
+            .chain(&mut self.dropped)
     }
 }
 

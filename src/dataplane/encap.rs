@@ -3,8 +3,8 @@
 use super::packet::Packet;
 use crate::buf::{Frame, Pool};
 use crate::fib::{Encapsulation, Inner, Tunnel, VxlanHeader};
-use crate::verdict::DropReason;
 use crate::io::offload;
+use crate::verdict::DropReason;
 use crate::wire::ecn;
 
 use super::engine::Verdict;
@@ -52,8 +52,12 @@ pub fn encapsulate(
     let outer_ecn = ecn::encapsulate(packet.ecn);
     match &tunnel.encapsulation {
         Encapsulation::Ipip(header) => {
-            let inner =
-                Inner { len: packet.len, ecn: outer_ecn, dont_fragment: packet.dont_fragment, ttl: packet.ttl };
+            let inner = Inner {
+                len: packet.len,
+                ecn: outer_ecn,
+                dont_fragment: packet.dont_fragment,
+                ttl: packet.ttl,
+            };
             let count = frame.offload.segments.map_or(1, |segments| packet.len / segments.size + 1);
             let out = pool.prepend(frame).ok_or(DropReason::OffloadMalformed)?;
             header.write(out, inner, ids.take(count));

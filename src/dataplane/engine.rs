@@ -11,7 +11,7 @@ use super::neighbor::{Neighbors, Resolution};
 use super::packet::{self, Packet};
 use super::{arp, decap, encap};
 use crate::buf::{Frame, Offload, Pool};
-use crate::fib::{Action, EndpointId, Fib, PeerId};
+use crate::fib::{Action, EndpointId, Fib};
 use crate::io::offload;
 use crate::verdict::{DropReason, PuntReason};
 use crate::wire::ethernet::{self, EtherType, Ethernet};
@@ -33,7 +33,8 @@ pub enum Verdict {
     Direct,
     /// An IP packet for this node's kernel.
     Host,
-    /// Leaves the fast path: the frame is the IP packet as it was received.
+    /// Leaves the fast path: the frame is the IP packet as it was received, but for
+    /// [`PuntReason::NeighborUnresolved`]: then it is ready but for the Ethernet header.
     Punt(PuntReason),
 }
 
@@ -43,7 +44,7 @@ pub enum Origin {
     /// A workload of this node.
     Workload(EndpointId),
     /// A peer, through a tunnel.
-    Peer(PeerId),
+    Peer(IpAddr),
     /// The underlay, without encapsulation.
     Underlay,
     /// This node's kernel.
@@ -226,12 +227,8 @@ impl Engine {
             1 => return Ok(Verdict::Punt(PuntReason::TtlExpired)),
             _ => {}
         }
-        match action {
-            Action::NoRoute => return Ok(Verdict::Punt(PuntReason::NoRoute)),
-            Action::Deliver(id) if tables.neighbors.resolve(id) == Resolution::Unknown => {
-                return Ok(Verdict::Punt(PuntReason::NeighborUnresolved));
-            }
-            _ => {}
+        if action == Action::NoRoute {
+            return Ok(Verdict::Punt(PuntReason::NoRoute));
         }
         if exceeds(mtu(tables.fib, action), &packet, pool, frame) {
             return Ok(Verdict::Punt(PuntReason::TooBig));

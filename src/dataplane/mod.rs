@@ -14,8 +14,11 @@ pub mod encap;
 pub mod engine;
 pub mod neighbor;
 pub mod packet;
-
+mod ports;
+pub mod worker;
 
 pub use counters::{Counters, Tally};
 pub use engine::{Engine, Origin, Tables, Verdict};
 pub use neighbor::{Neighbor, Neighbors};
+pub use ports::PortId;
+pub use worker::{Command, Event, Setup, Worker};

@@ -55,8 +55,15 @@ impl Fib {
             peers_by_address.push((address, 32, id(index)?));
         }
 
-        let mut ways = Ways { plan, environment, tunnels: Vec::new(), adjacencies: Vec::new(), known: HashMap::new() };
-        let mut routes = Vec::with_capacity(plan.routes.len());
+        let mut ways =
+            Ways { plan, environment, tunnels: Vec::new(), adjacencies: Vec::new(), known: HashMap::new() };
+        let mut routes = Vec::with_capacity(plan.pools.len() + plan.routes.len());
+        // An address of the overlay that no block has is nowhere: the way out is for other addresses.
+        for pool in &plan.pools {
+            if let Prefix::V4(prefix) = pool.cidr {
+                routes.push((prefix.network(), prefix.prefix_len(), Action::NoRoute.encode()));
+            }
+        }
         for route in &plan.routes {
             let Prefix::V4(prefix) = route.prefix else { continue };
             let Some(action) = ways.action(route.target)? else { continue };
@@ -104,7 +111,8 @@ fn endpoints(plan: &NodePlan, environment: &Environment) -> Result<Vec<Option<En
         if endpoints.len() <= index {
             endpoints.resize(index + 1, None);
         }
-        endpoints[index] = Some(Endpoint { primary, more: addresses.collect(), mtu: environment.endpoint_mtu });
+        endpoints[index] =
+            Some(Endpoint { primary, more: addresses.collect(), mtu: environment.endpoint_mtu });
     }
     Ok(endpoints)
 }

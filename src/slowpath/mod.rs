@@ -1,1 +1,150 @@
-//! What leaves the fast path.
+//! What leaves the fast path: ICMP errors, fragmentation, and frames that wait for a workload's MAC.
+//!
+//! A punted frame comes in as the IP packet that was received. What is made of it goes out as packets for
+//! [`Engine::originate`](crate::dataplane::Engine::originate), each counted as input of its own. All state is
+//! the worker's, and bounded.
+
+pub mod fragment;
+pub mod icmp;
+pub mod limit;
+pub mod parked;
+
+use std::time::Instant;
+
+use crate::buf::{Frame, Offload, Pool};
+use crate::dataplane::engine::mtu;
+use crate::dataplane::{Origin, Tables};
+use crate::fib::{Action, EndpointId, Fib};
+use crate::verdict::{DropReason, PuntReason};
+use crate::wire::ipv4::{self, Ipv4};
+use crate::wire::transport::Transport;
+
+use icmp::Error;
+use limit::Limiter;
+use parked::Parked;
+
+/// What the slow path made of a punted frame.
+#[derive(Debug)]
+pub enum Made {
+    /// A packet to route: an ICMP error or answer, or a fragment.
+    Packet(Frame),
+    /// An Ethernet frame for an endpoint: an ARP request.
+    Question(EndpointId, Frame),
+    /// Nothing, for this reason.
+    Nothing(DropReason),
+}
+
+/// A frame that left the fast path.
+#[derive(Debug)]
+pub struct Punted {
+    /// Why.
+    pub reason: PuntReason,
+    /// Who handed it to the vRouter.
+    pub origin: Origin,
+    /// The IP packet.
+    pub frame: Frame,
+}
+
+/// One worker's slow path.
+#[derive(Debug, Default)]
+pub struct SlowPath {
+    limiter: Limiter,
+    /// Packets that wait for their workload's MAC.
+    pub parked: Parked,
+}
+
+impl SlowPath {
+    /// Deals with a punted frame, whose slot it returns or passes on; `made` is filled with what came of it.
+    pub fn punt(
+        &mut self,
+        tables: Tables<'_>,
+        now: Instant,
+        pool: &mut Pool,
+        punted: Punted,
+        made: &mut Vec<Made>,
+    ) {
+        let Punted { reason, origin, mut frame } = punted;
+        let error = match reason {
+            PuntReason::TtlExpired => Error::TtlExceeded,
+            PuntReason::NoRoute => Error::NetUnreachable,
+            PuntReason::TooBig => match too_big(tables, pool, &frame) {
+                TooBig::Tell(mtu) => Error::FragmentationNeeded(mtu),
+                TooBig::Split(mtu) => {
+                    ipv4::decrement_ttl(pool.bytes_mut(&frame));
+                    fragment::fragment(pool, &frame, mtu, made);
+                    return pool.put(frame);
+                }
+                TooBig::Resegment(offload) => {
+                    ipv4::decrement_ttl(pool.bytes_mut(&frame));
+                    frame.offload = offload;
+                    return made.push(Made::Packet(frame));
+                }
+                TooBig::Hopeless => {
+                    pool.put(frame);
+                    return made.push(Made::Nothing(DropReason::TooBigUnsplittable));
+                }
+            },
+            PuntReason::Gateway => match icmp::echo_reply(pool.bytes_mut(&frame)) {
+                Ok(()) => return made.push(Made::Packet(frame)),
+                Err(reason) => {
+                    pool.put(frame);
+                    return made.push(Made::Nothing(reason));
+                }
+            },
+            PuntReason::NeighborUnresolved => return self.parked.park(tables, now, pool, frame, made),
+        };
+        made.push(match self.limiter.allows(origin, now) {
+            true => write_error(tables.fib, error, pool, &frame),
+            false => Made::Nothing(DropReason::IcmpRateLimited),
+        });
+        pool.put(frame);
+    }
+}
+
+fn write_error(fib: &Fib, error: Error, pool: &mut Pool, about: &Frame) -> Made {
+    let original = Ipv4::parse(pool.bytes(about)).map_err(DropReason::from);
+    if let Err(reason) = original.and_then(|original| icmp::may_be_sent_about(&original)) {
+        return Made::Nothing(reason);
+    }
+    let Some(mut frame) = pool.take() else { return Made::Nothing(DropReason::NoBuffer) };
+    let mut packet = [0; icmp::MAX_LEN];
+    let len = icmp::write(&mut packet, error, fib.node().icmp_source, pool.bytes(about));
+    pool.room(&frame)[..len].copy_from_slice(&packet[..len]);
+    pool.filled(&mut frame, len);
+    Made::Packet(frame)
+}
+
+/// What can be done about a packet larger than the MTU of what it takes.
+enum TooBig {
+    /// DF: tell the source the MTU.
+    Tell(u16),
+    /// Split the inner packet to this MTU, then carry the fragments (RFC 791 3.2).
+    Split(u16),
+    /// A TCP super-frame without DF: cut it smaller.
+    Resegment(Offload),
+    /// A super-frame of datagrams, whose borders must stay.
+    Hopeless,
+}
+
+fn too_big(tables: Tables<'_>, pool: &Pool, frame: &Frame) -> TooBig {
+    let Ok(ip) = Ipv4::parse(pool.bytes(frame)) else { return TooBig::Hopeless };
+    let action = tables.fib.lookup(ip.dst());
+    let mtu = match action {
+        Action::Blackhole | Action::NoRoute => return TooBig::Hopeless,
+        action => mtu(tables.fib, action),
+    };
+    if ip.dont_fragment() {
+        return TooBig::Tell(mtu);
+    }
+    let Some(mut segments) = frame.offload.segments else { return TooBig::Split(mtu) };
+    let headers =
+        Transport::parse(&ip).map_or(u16::MAX, |transport| ip.header_len() as u16 + transport.header_len);
+    match segments.kind {
+        crate::buf::Segmentation::UdpV4 => TooBig::Hopeless,
+        _ if headers >= mtu => TooBig::Hopeless,
+        _ => {
+            segments.size = mtu - headers;
+            TooBig::Resegment(Offload { segments: Some(segments), ..frame.offload })
+        }
+    }
+}

@@ -2,7 +2,6 @@
 
 use std::io;
 
-
 use ipnet::Ipv4Net;
 use socket2::{SockFilter, Socket};
 
@@ -118,4 +117,3 @@ impl Filter {
 fn instruction(code: u16, jump_true: u8, jump_false: u8, k: u32) -> SockFilter {
     SockFilter::new(code, jump_true, jump_false, k)
 }
-

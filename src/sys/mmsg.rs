@@ -264,7 +264,6 @@ pub fn wait_writable(socket: BorrowedFd<'_>, milliseconds: i32) -> bool {
     unsafe { libc::poll(&mut poll, 1, milliseconds) > 0 }
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;

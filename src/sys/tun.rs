@@ -62,7 +62,9 @@ pub struct Interface {
 #[derive(Debug, thiserror::Error)]
 pub enum TunError {
     /// The device file.
-    #[error("/dev/net/tun cannot be opened ({0}): load the tun module, or run as root, or give this user access to it")]
+    #[error(
+        "/dev/net/tun cannot be opened ({0}): load the tun module, or run as root, or give this user access to it"
+    )]
     Device(#[source] io::Error),
     /// The name is taken, or the caller lacks CAP_NET_ADMIN in this network namespace.
     #[error("interface {name} cannot be created ({source}): {}", hint(.source))]

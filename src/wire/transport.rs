@@ -1,9 +1,9 @@
 //! TCP and UDP headers as far as offloads are concerned: how long, and where the checksum stands.
 
+use super::Protocol;
 use super::ipv4::Ipv4;
 use super::tcp::Tcp;
 use super::udp::{self, Udp};
-use super::Protocol;
 
 /// The transport header of an unfragmented packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,0 +1,418 @@
+//! A worker: one thread that receives, forwards and sends, run to completion, a turn at a time.
+//!
+//! turn: wait for readiness → take up the FIB and the agent's commands → for each readable port: rx batch,
+//! forward each frame, flush what it became → slow path's timers → publish the counters.
+//!
+//! A worker shares nothing with the others but immutable snapshots, neighbour entries and its own counters
+//! (which others read). On the fast path it allocates nothing, takes no lock, logs nothing, and reads the
+//! clock once a turn.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::{Receiver, Sender};
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token, Waker};
+
+use super::decap::Kind;
+use super::engine::{Engine, Origin, Tables, Verdict};
+use super::neighbor::{Neighbor, Neighbors};
+use super::ports::{PortId, Ports, Refused};
+use super::{Counters, Tally};
+use crate::buf::{Frame, Pool};
+use crate::fib::{EndpointId, Fib, Reader};
+use crate::io::{BATCH, Port, Rx, TxReport};
+use crate::slowpath::{Made, Punted, SlowPath};
+use crate::verdict::{DropReason, Sent};
+
+/// What the agent tells a worker.
+pub enum Command {
+    /// Serve this port from now on.
+    Attach {
+        /// Which one; it replaces a port of the same id.
+        id: PortId,
+        /// The port.
+        port: Box<dyn Port>,
+        /// Receive from it too, not only send.
+        receives: bool,
+        /// The workload's MAC, for an endpoint.
+        neighbor: Option<Arc<Neighbor>>,
+    },
+    /// Close this port, then confirm.
+    Detach {
+        /// Which one.
+        id: PortId,
+        /// Dropped when the port is closed.
+        done: Sender<()>,
+    },
+    /// Leave the loop.
+    Stop,
+}
+
+/// What a worker tells the agent.
+#[derive(Debug)]
+pub enum Event {
+    /// A port gave an error on receive and was closed: its interface is gone.
+    PortLost {
+        /// Which one.
+        id: PortId,
+        /// Why.
+        error: io::Error,
+    },
+    /// The kernel refuses to send by this port; told once a second at most.
+    SendRefused {
+        /// Which one.
+        id: PortId,
+        /// Why.
+        error: io::Error,
+    },
+}
+
+/// How a worker is set up.
+pub struct Setup {
+    /// This worker's index, from 0.
+    pub index: usize,
+    /// Number of workers.
+    pub workers: usize,
+    /// Its buffers.
+    pub pool: Pool,
+    /// Its view of the FIB.
+    pub fib: Reader,
+    /// The agent's commands; the sender wakes the worker after it.
+    pub commands: Receiver<Command>,
+    /// Where it tells of what it cannot deal with itself.
+    pub events: Sender<Event>,
+    /// Where it publishes its counts.
+    pub counters: Arc<Counters>,
+}
+
+/// See the module.
+pub struct Worker {
+    engine: Engine,
+    slowpath: SlowPath,
+    pool: Pool,
+    fib: Reader,
+    neighbors: Neighbors,
+    ports: Ports,
+    poll: Poll,
+    readiness: Events,
+    waker: Arc<Waker>,
+    /// Places of ports that may have something to receive.
+    ready: Vec<usize>,
+    batch: Vec<Frame>,
+    made: Vec<Made>,
+    tally: Tally,
+    now: Instant,
+    last_complaint: Option<Instant>,
+    commands: Receiver<Command>,
+    events: Sender<Event>,
+    counters: Arc<Counters>,
+}
+
+const WAKE: Token = Token(usize::MAX);
+const COMPLAINT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Whether a worker goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flow {
+    /// Another turn.
+    Continue,
+    /// [`Command::Stop`] came.
+    Stop,
+}
+
+impl Worker {
+    /// A worker without ports.
+    ///
+    /// # Errors
+    /// Those of epoll_create(2) and eventfd(2).
+    pub fn new(setup: Setup) -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
+        Ok(Worker {
+            engine: Engine::new(setup.index, setup.workers),
+            slowpath: SlowPath::default(),
+            pool: setup.pool,
+            fib: setup.fib,
+            neighbors: Neighbors::default(),
+            ports: Ports::default(),
+            poll,
+            readiness: Events::with_capacity(256),
+            waker,
+            ready: Vec::with_capacity(256),
+            batch: Vec::with_capacity(BATCH),
+            made: Vec::with_capacity(BATCH),
+            tally: Tally::default(),
+            now: Instant::now(),
+            last_complaint: None,
+            commands: setup.commands,
+            events: setup.events,
+            counters: setup.counters,
+        })
+    }
+
+    /// What ends the wait of [`Self::turn`]: to be used after a command was sent or a FIB published.
+    pub fn waker(&self) -> Arc<Waker> {
+        Arc::clone(&self.waker)
+    }
+
+    /// Turns until told to stop.
+    ///
+    /// # Errors
+    /// As [`Self::turn`].
+    pub fn run(mut self) -> io::Result<()> {
+        while self.turn(None)? == Flow::Continue {}
+        Ok(())
+    }
+
+    /// One turn. Waits for something to do, at most `wait` (`None`: until there is), unless a port has more.
+    ///
+    /// # Errors
+    /// Those of epoll_wait(2).
+    pub fn turn(&mut self, wait: Option<Duration>) -> io::Result<Flow> {
+        self.wait(wait)?;
+        self.now = Instant::now();
+        self.fib.refresh();
+        if self.obey() == Flow::Stop {
+            return Ok(Flow::Stop);
+        }
+        let mut next = 0;
+        while let Some(&index) = self.ready.get(next) {
+            match self.receive(index) {
+                Rx::More => next += 1,
+                Rx::Drained => {
+                    self.ready.swap_remove(next);
+                }
+            }
+        }
+        if self.slowpath.parked.deadline(self.now).is_some() {
+            let fib = Arc::clone(self.fib.fib());
+            let tables = Tables { fib: &fib, neighbors: &self.neighbors };
+            self.slowpath.parked.tick(tables, self.now, &mut self.pool, &mut self.made);
+            self.originate();
+            self.flush();
+        }
+        self.counters.publish(&mut self.tally);
+        Ok(Flow::Continue)
+    }
+
+    fn wait(&mut self, wait: Option<Duration>) -> io::Result<()> {
+        let timer = self.slowpath.parked.deadline(self.now).map(|due| due - self.now);
+        let wait = match (self.ready.is_empty(), wait, timer) {
+            (false, ..) => Some(Duration::ZERO),
+            (true, Some(wait), Some(timer)) => Some(wait.min(timer)),
+            (true, wait, timer) => wait.or(timer),
+        };
+        match self.poll.poll(&mut self.readiness, wait) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            other => other?,
+        }
+        for event in self.readiness.iter().filter(|event| event.token() != WAKE) {
+            // Edge-triggered: a port that is still being read tells of no second edge that matters.
+            if !self.ready.contains(&event.token().0) {
+                self.ready.push(event.token().0);
+            }
+        }
+        Ok(())
+    }
+
+    fn obey(&mut self) -> Flow {
+        while let Ok(command) = self.commands.try_recv() {
+            match command {
+                Command::Attach { id, port, receives, neighbor } => self.attach(id, port, receives, neighbor),
+                Command::Detach { id, done } => {
+                    self.detach(id);
+                    drop(done);
+                }
+                Command::Stop => return Flow::Stop,
+            }
+        }
+        Flow::Continue
+    }
+
+    fn attach(&mut self, id: PortId, port: Box<dyn Port>, receives: bool, neighbor: Option<Arc<Neighbor>>) {
+        self.detach(id);
+        if receives {
+            match port.readiness() {
+                Some(fd) => {
+                    let source = &mut SourceFd(&fd);
+                    let registry = self.poll.registry();
+                    if let Err(error) = registry.register(source, Token(id.index()), Interest::READABLE) {
+                        let _ = self.events.send(Event::PortLost { id, error });
+                        return;
+                    }
+                }
+                None => self.ready.push(id.index()),
+            }
+        }
+        if let (PortId::Endpoint(endpoint), Some(neighbor)) = (id, neighbor) {
+            self.neighbors.insert(endpoint, neighbor);
+        }
+        self.ports.insert(id, port, receives);
+    }
+
+    fn detach(&mut self, id: PortId) {
+        // Between batches all queues are empty: nothing is lost with the port.
+        let Some(slot) = self.ports.remove(id) else { return };
+        if let Some(fd) = slot.port.readiness().filter(|_| slot.receives) {
+            // The descriptor may be shared, so that closing ours does not end the registration.
+            let _ = self.poll.registry().deregister(&mut SourceFd(&fd));
+        }
+        self.ready.retain(|index| *index != id.index());
+        if let PortId::Endpoint(endpoint) = id {
+            self.neighbors.remove(endpoint);
+        }
+    }
+
+    /// One batch from one port, all the way.
+    fn receive(&mut self, index: usize) -> Rx {
+        let Some(slot) = self.ports.get(index) else { return Rx::Drained };
+        let (id, is_polled) = (slot.id, slot.port.readiness().is_none());
+        let received = slot.port.rx(&mut self.pool, &mut self.batch);
+        self.forward(id);
+        self.originate();
+        self.flush();
+        match received {
+            Ok(Rx::Drained) if !is_polled => Rx::Drained,
+            Ok(_) => Rx::More,
+            Err(error) => {
+                self.detach(id);
+                let _ = self.events.send(Event::PortLost { id, error });
+                Rx::Drained
+            }
+        }
+    }
+
+    /// Each frame of the batch gets its verdict.
+    #[inline]
+    fn forward(&mut self, id: PortId) {
+        let fib = Arc::clone(self.fib.fib());
+        let mut batch = std::mem::take(&mut self.batch);
+        self.tally.input += batch.len() as u64;
+        for mut frame in batch.drain(..) {
+            let tables = Tables { fib: &fib, neighbors: &self.neighbors };
+            let (pool, engine) = (&mut self.pool, &mut self.engine);
+            let verdict = match id {
+                PortId::Endpoint(endpoint) => engine.from_workload(tables, endpoint, pool, &mut frame),
+                PortId::Ipip => engine.from_tunnel(tables, Kind::Ipip, pool, &mut frame),
+                PortId::Vxlan => engine.from_tunnel(tables, Kind::Vxlan, pool, &mut frame),
+                PortId::Underlay | PortId::Direct => engine.from_underlay(tables, pool, &mut frame),
+                PortId::Host => engine.from_host(tables, pool, &mut frame),
+            };
+            match verdict {
+                Ok(Verdict::Punt(reason)) => {
+                    let origin = match id {
+                        PortId::Endpoint(endpoint) => Origin::Workload(endpoint),
+                        PortId::Ipip | PortId::Vxlan => Origin::Peer(frame.peer),
+                        PortId::Underlay | PortId::Direct => Origin::Underlay,
+                        PortId::Host => Origin::Host,
+                    };
+                    self.punt(&fib, Punted { reason, origin, frame });
+                }
+                Ok(verdict) => self.queue(verdict, frame),
+                Err(reason) => self.drop_frame(reason, frame),
+            }
+        }
+        self.batch = batch;
+    }
+
+    fn punt(&mut self, fib: &Fib, punted: Punted) {
+        self.tally.punted[punted.reason.index()] += 1;
+        let tables = Tables { fib, neighbors: &self.neighbors };
+        self.slowpath.punt(tables, self.now, &mut self.pool, punted, &mut self.made);
+    }
+
+    /// Sends what the slow path made; each piece is an input of its own.
+    fn originate(&mut self) {
+        if self.made.is_empty() {
+            return;
+        }
+        let fib = Arc::clone(self.fib.fib());
+        let mut made = std::mem::take(&mut self.made);
+        for made in made.drain(..) {
+            self.tally.input += 1;
+            match made {
+                Made::Nothing(reason) => self.tally.dropped[reason.index()] += 1,
+                Made::Question(id, frame) => self.queue(Verdict::Workload(id), frame),
+                Made::Packet(mut frame) => {
+                    let tables = Tables { fib: &fib, neighbors: &self.neighbors };
+                    match self.engine.originate(tables, &mut self.pool, &mut frame) {
+                        Ok(Verdict::Punt(reason)) => {
+                            self.punt(&fib, Punted { reason, origin: Origin::Host, frame })
+                        }
+                        Ok(verdict) => self.queue(verdict, frame),
+                        Err(reason) => self.drop_frame(reason, frame),
+                    }
+                }
+            }
+        }
+        // What a packet of the slow path's own led to, like a question: kept for the next time.
+        made.append(&mut self.made);
+        self.made = made;
+    }
+
+    #[inline]
+    fn queue(&mut self, verdict: Verdict, frame: Frame) {
+        let (id, is_reply) = match verdict {
+            Verdict::Workload(id) => (PortId::Endpoint(id), false),
+            Verdict::Reply(id) => (PortId::Endpoint(id), true),
+            Verdict::Ipip => (PortId::Ipip, false),
+            Verdict::Vxlan => (PortId::Vxlan, false),
+            Verdict::Direct => (PortId::Direct, false),
+            Verdict::Host => (PortId::Host, false),
+            Verdict::Punt(_) => return self.drop_frame(DropReason::TooBigUnsplittable, frame),
+        };
+        let frame = match self.ports.queue(id, frame, is_reply) {
+            Ok(()) => return,
+            Err(Refused::Absent(frame)) => return self.drop_frame(absent(id), frame),
+            Err(Refused::Full(frame)) => frame,
+        };
+        self.flush();
+        if let Err(Refused::Absent(frame) | Refused::Full(frame)) = self.ports.queue(id, frame, is_reply) {
+            self.drop_frame(absent(id), frame);
+        }
+    }
+
+    #[inline]
+    fn drop_frame(&mut self, reason: DropReason, frame: Frame) {
+        self.tally.dropped[reason.index()] += 1;
+        self.pool.put(frame);
+    }
+
+    #[inline]
+    fn flush(&mut self) {
+        let Worker { ports, pool, tally, last_complaint, now, events, .. } = self;
+        ports.flush(pool, |id, sent, replies, report: TxReport| {
+            tally.sent[sent.index()] += report.sent - replies;
+            tally.sent[Sent::ArpReply.index()] += replies;
+            tally.dropped[DropReason::TxQueueFull.index()] += report.full;
+            tally.dropped[DropReason::TxFailed.index()] += report.failed;
+            let Some(error) = report.error else { return };
+            if last_complaint.is_none_or(|last| now.saturating_duration_since(last) >= COMPLAINT_INTERVAL) {
+                *last_complaint = Some(*now);
+                let _ = events.try_send(Event::SendRefused { id, error });
+            }
+        });
+    }
+
+    /// What was counted so far, and how many slots are free: for tests between turns.
+    pub fn inspect(&self) -> (Tally, usize) {
+        (self.counters.read(), self.pool.available())
+    }
+}
+
+/// The reason for a frame whose port is not there.
+fn absent(id: PortId) -> DropReason {
+    match id {
+        PortId::Endpoint(_) => DropReason::EndpointGone,
+        _ => DropReason::PortUnavailable,
+    }
+}
+
+/// An endpoint's port id.
+impl From<EndpointId> for PortId {
+    fn from(id: EndpointId) -> Self {
+        PortId::Endpoint(id)
+    }
+}

@@ -1,0 +1,124 @@
+//! Packets that wait until a workload's MAC is known: a short queue for each endpoint, and questions by ARP.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use super::Made;
+use crate::buf::{Frame, Offload, Pool};
+use crate::dataplane::neighbor::Resolution;
+use crate::dataplane::{Tables, arp};
+use crate::fib::{Action, EndpointId};
+use crate::verdict::DropReason;
+use crate::wire::ipv4::Ipv4;
+
+/// Packets that wait for one workload.
+const MAX_PACKETS: usize = 64;
+/// Packets that wait in all, so that a worker's memory is bounded: 64 MiB at the worst.
+const MAX_TOTAL: usize = 1024;
+/// Time between two questions.
+const RETRY: Duration = Duration::from_secs(1);
+/// Questions before giving up.
+const QUESTIONS: u32 = 3;
+/// How often the worker looks whether another one has learned the answer.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// What one worker has parked.
+#[derive(Debug, Default)]
+pub struct Parked {
+    waiting: HashMap<EndpointId, Waiting>,
+    total: usize,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    packets: Vec<(Vec<u8>, Offload)>,
+    asked: u32,
+    ask_again: Instant,
+}
+
+impl Parked {
+    /// Takes a packet in, and asks if nobody did. The packet is copied: slots are for what moves.
+    pub(super) fn park(
+        &mut self,
+        tables: Tables<'_>,
+        now: Instant,
+        pool: &mut Pool,
+        frame: Frame,
+        made: &mut Vec<Made>,
+    ) {
+        let destination = Ipv4::parse(pool.bytes(&frame)).map(|ip| tables.fib.lookup(ip.dst()));
+        let Ok(Action::Deliver(id)) = destination else {
+            pool.put(frame);
+            return made.push(Made::Nothing(DropReason::EndpointGone));
+        };
+        let entry =
+            self.waiting.entry(id).or_insert(Waiting { packets: Vec::new(), asked: 0, ask_again: now });
+        if entry.packets.len() >= MAX_PACKETS || self.total >= MAX_TOTAL {
+            made.push(Made::Nothing(DropReason::NeighborQueueFull));
+        } else {
+            entry.packets.push((pool.bytes(&frame).to_vec(), frame.offload));
+            self.total += 1;
+        }
+        pool.put(frame);
+        ask(tables, id, entry, now, pool, made);
+    }
+
+    /// Lets go of what can be sent, asks again for the rest, and gives up on who never answers.
+    pub fn tick(&mut self, tables: Tables<'_>, now: Instant, pool: &mut Pool, made: &mut Vec<Made>) {
+        let total = &mut self.total;
+        self.waiting.retain(|id, waiting| {
+            let (release, reason) = match tables.neighbors.resolve(*id) {
+                Resolution::Known(_) => (true, DropReason::NoBuffer),
+                Resolution::Absent => (false, DropReason::EndpointGone),
+                Resolution::Unknown if waiting.asked < QUESTIONS || now < waiting.ask_again => {
+                    ask(tables, *id, waiting, now, pool, made);
+                    return true;
+                }
+                Resolution::Unknown => (false, DropReason::NeighborUnresolved),
+            };
+            *total -= waiting.packets.len();
+            for (packet, offload) in waiting.packets.drain(..) {
+                made.push(match pool.take() {
+                    Some(mut frame) if release => {
+                        let room = pool.room(&frame);
+                        let len = packet.len().min(room.len());
+                        room[..len].copy_from_slice(&packet[..len]);
+                        pool.filled(&mut frame, len);
+                        frame.offload = offload;
+                        Made::Packet(frame)
+                    }
+                    Some(frame) => {
+                        pool.put(frame);
+                        Made::Nothing(reason)
+                    }
+                    None => Made::Nothing(reason),
+                });
+            }
+            false
+        });
+    }
+
+    /// When [`Self::tick`] is due; `None` when nothing waits.
+    pub fn deadline(&self, now: Instant) -> Option<Instant> {
+        (!self.waiting.is_empty()).then(|| now + LOOK)
+    }
+}
+
+fn ask(
+    tables: Tables<'_>,
+    id: EndpointId,
+    waiting: &mut Waiting,
+    now: Instant,
+    pool: &mut Pool,
+    made: &mut Vec<Made>,
+) {
+    if now < waiting.ask_again || waiting.asked >= QUESTIONS {
+        return;
+    }
+    let Some(endpoint) = tables.fib.endpoint(id) else { return };
+    let Some(mut question) = pool.take() else { return };
+    arp::request(pool, &mut question, endpoint.address());
+    waiting.asked += 1;
+    waiting.ask_again = now + RETRY;
+    made.push(Made::Question(id, question));
+}
