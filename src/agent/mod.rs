@@ -1,1 +1,365 @@
-//! Desired state to running state.
+//! From desired state to running state, over and over.
+//!
+//! The agent owns the threads and is the only one who knows both sides: it loads resources, calculates this
+//! node's plan, opens what the plan needs, compiles the FIB and publishes it. What already works is never
+//! stopped by a resource that is wrong: the agent says what is wrong and keeps the last good state.
+
+mod endpoint;
+mod host;
+mod screen;
+mod underlay;
+mod workers;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam::channel::{Receiver, select, tick};
+
+use crate::dataplane::{Event, PortId, Tally};
+use crate::datastore::{self, LoadError, Watcher};
+use crate::fib::{
+    CompileError, EndpointId, Environment, Fib, IPIP_OVERHEAD, OuterTtl, Publication, VXLAN_OVERHEAD,
+};
+use crate::resource::Resources;
+use crate::rib::{self, Encap, EndpointPlan, NodePlan, PlanError};
+use crate::sys::netlink::{Netlink, NetlinkError};
+
+use endpoint::Attached;
+use host::{Guard, HostError, HostInterface};
+use underlay::{Needs, Underlay, UnderlayError, own_prefixes};
+use workers::Workers;
+
+/// How the daemon is set up; everything else is in the resources.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Name of this machine's Node resource.
+    pub node: String,
+    /// Directory of resources.
+    pub resources: PathBuf,
+    /// Worker threads.
+    pub workers: usize,
+    /// Name of the host interface; `None` for a node whose pods have no way to it.
+    pub host_interface: Option<String>,
+    /// TTL of IPIP outer headers.
+    pub outer_ttl: OuterTtl,
+}
+
+/// Why the daemon does not start, or does not take a change.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The resources.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// This node's part of them.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// What the engine cannot do.
+    #[error(transparent)]
+    Compile(#[from] CompileError),
+    /// The underlay's sockets.
+    #[error(transparent)]
+    Underlay(#[from] UnderlayError),
+    /// The host interface.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// Kernel routes and rules.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    /// Threads, epoll.
+    #[error("the worker threads cannot be started: {0}")]
+    Workers(#[source] io::Error),
+    /// A worker thread ended by itself.
+    #[error("a worker thread ended: see the log")]
+    WorkerEnded,
+}
+
+/// What the operator tells the daemon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signal {
+    /// Read the resources again (SIGHUP).
+    Reload,
+    /// Remove what was made, and end (SIGTERM, SIGINT).
+    Stop,
+}
+
+/// How often an endpoint that could not be attached is tried again: its namespace may come later than its
+/// resource.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// A node at work. Dropping it removes everything that it made.
+pub struct Agent {
+    config: Config,
+    plan: NodePlan,
+    publication: Arc<Publication>,
+    // In the order in which they are to be dropped: threads first, then what they used.
+    workers: Workers,
+    underlay: Underlay,
+    host: Option<HostInterface>,
+    guard: Guard,
+    endpoints: BTreeMap<String, Attached>,
+    failed: BTreeMap<String, String>,
+    endpoint_mtu: u16,
+}
+
+impl Agent {
+    /// Loads the resources and starts to forward.
+    ///
+    /// # Errors
+    /// Anything but an endpoint that cannot be attached, which is tried again later.
+    pub fn start(config: Config) -> Result<Self, AgentError> {
+        let plan = load(&config)?;
+        let needs = needs(&plan)?;
+        let endpoint_mtu = endpoint_mtu(&plan, needs.interface.mtu);
+        let environment = Environment {
+            endpoint_ids: vec![None; plan.endpoints.len()],
+            endpoint_mtu,
+            underlay_mtu: needs.interface.mtu,
+            host_mtu: config.host_interface.is_some().then_some(endpoint_mtu),
+            outer_ttl: config.outer_ttl,
+        };
+        let publication = Publication::new(Fib::compile(&plan, &environment)?);
+        let workers = Workers::start(config.workers, &publication).map_err(AgentError::Workers)?;
+        let guard = Guard::new(&needs.interface.name)?;
+        let underlay = Underlay::open(needs, &workers)?;
+        let host = config
+            .host_interface
+            .as_deref()
+            .map(|name| HostInterface::open(name, &plan, endpoint_mtu, &workers))
+            .transpose()?;
+        let mut agent = Agent {
+            config,
+            plan,
+            publication,
+            workers,
+            underlay,
+            host,
+            guard,
+            endpoints: BTreeMap::new(),
+            failed: BTreeMap::new(),
+            endpoint_mtu,
+        };
+        agent.reconcile()?;
+        Ok(agent)
+    }
+
+    /// One screen: what was found, what is used, and why.
+    pub fn screen(&self) -> String {
+        screen::render(self)
+    }
+
+    /// Follows changes of the resources until told to stop; says at the end what was counted.
+    ///
+    /// # Errors
+    /// [`AgentError::WorkerEnded`].
+    pub fn run(mut self, watcher: &Watcher, signals: &Receiver<Signal>) -> Result<Tally, AgentError> {
+        let ticks = tick(RETRY);
+        let events = self.workers.events().clone();
+        loop {
+            select! {
+                recv(signals) -> signal => match signal {
+                    Ok(Signal::Reload) => self.reload(),
+                    Ok(Signal::Stop) | Err(_) => return Ok(self.workers.tally()),
+                },
+                recv(watcher.changes()) -> _ => self.reload(),
+                recv(events) -> event => event.into_iter().for_each(|event| self.lost(event)),
+                recv(ticks) -> _ => {
+                    if self.workers.ended() {
+                        return Err(AgentError::WorkerEnded);
+                    }
+                    if !self.failed.is_empty() {
+                        self.settle();
+                    }
+                }
+            }
+        }
+    }
+
+    fn reload(&mut self) {
+        match load(&self.config) {
+            Ok(plan) if plan == self.plan => tracing::info!("resources read: nothing to change"),
+            Ok(plan) => {
+                let routes = plan.routes.len();
+                let before = std::mem::replace(&mut self.plan, plan);
+                match self.reconcile() {
+                    Ok(()) => tracing::info!(routes, endpoints = self.endpoints.len(), "resources applied"),
+                    Err(error) => {
+                        tracing::error!(%error, "resources not applied: the last good state stays");
+                        self.plan = before;
+                        self.settle();
+                    }
+                }
+            }
+            Err(error) => {
+                for line in error.to_string().lines() {
+                    tracing::error!("{line}");
+                }
+                tracing::error!("resources not applied: the last good state stays");
+            }
+        }
+    }
+
+    /// As [`Self::reconcile`], of a plan that was applied before.
+    fn settle(&mut self) {
+        if let Err(error) = self.reconcile() {
+            tracing::error!(%error, "the node is not in the desired state");
+        }
+    }
+
+    /// Makes the running state that of the plan. Can be repeated at any time.
+    fn reconcile(&mut self) -> Result<(), AgentError> {
+        let needs = needs(&self.plan)?;
+        let endpoint_mtu = endpoint_mtu(&self.plan, needs.interface.mtu);
+        // Compiled first: what the engine cannot do must not be half done.
+        Fib::compile(&self.plan, &self.environment(&needs, endpoint_mtu))?;
+
+        if needs != *self.underlay.needs() {
+            if needs.interface.name != self.guard.interface() {
+                self.guard = Guard::new(&needs.interface.name)?;
+            }
+            self.underlay = Underlay::open(needs.clone(), &self.workers)?;
+        }
+        if let Some(host) = &mut self.host {
+            host.follow(&self.plan, endpoint_mtu)?;
+        }
+        let own = own_prefixes(&self.plan);
+        self.guard.follow(&own)?;
+        self.underlay.follow(own)?;
+
+        self.detach_old(&needs, endpoint_mtu)?;
+        self.set_mtu(endpoint_mtu);
+        self.attach_new();
+        self.publish(&needs, endpoint_mtu)
+    }
+
+    /// Endpoints that the plan no longer has, or has otherwise: first their routes go, then they do.
+    fn detach_old(&mut self, needs: &Needs, endpoint_mtu: u16) -> Result<(), AgentError> {
+        let wanted: BTreeMap<&str, &EndpointPlan> =
+            self.plan.endpoints.iter().map(|endpoint| (endpoint.name.as_str(), endpoint)).collect();
+        let is_old = |attached: &Attached| wanted.get(attached.plan.name.as_str()) != Some(&&attached.plan);
+        let old: Vec<String> =
+            self.endpoints.iter().filter(|(_, attached)| is_old(attached)).map(|(name, _)| name.clone()).collect();
+        self.failed.retain(|name, _| wanted.contains_key(name.as_str()));
+        if old.is_empty() {
+            return Ok(());
+        }
+        let gone: Vec<Attached> = old.iter().filter_map(|name| self.endpoints.remove(name)).collect();
+        self.publish(needs, endpoint_mtu)?;
+        for attached in gone {
+            tracing::info!(endpoint = %attached.plan.name, "endpoint detached");
+            attached.detach(&self.workers);
+        }
+        Ok(())
+    }
+
+    fn attach_new(&mut self) {
+        let mut used: BTreeSet<u32> = self.endpoints.values().map(|attached| attached.id.0).collect();
+        let mut free = 0;
+        for plan in &self.plan.endpoints {
+            if self.endpoints.contains_key(&plan.name) {
+                continue;
+            }
+            while used.contains(&free) {
+                free += 1;
+            }
+            match endpoint::attach(EndpointId(free), plan, self.endpoint_mtu, &self.workers) {
+                Ok(attached) => {
+                    tracing::info!(endpoint = %plan.name, workload = %plan.workload, how = %attached.how, "endpoint attached");
+                    used.insert(free);
+                    self.failed.remove(&plan.name);
+                    self.endpoints.insert(plan.name.clone(), attached);
+                }
+                Err(error) => {
+                    let error = error.to_string();
+                    // The same again, every second, is not news.
+                    if self.failed.get(&plan.name) != Some(&error) {
+                        tracing::warn!(endpoint = %plan.name, workload = %plan.workload, %error, "endpoint not attached, will be tried again");
+                    }
+                    self.failed.insert(plan.name.clone(), error);
+                }
+            }
+        }
+    }
+
+    fn set_mtu(&mut self, mtu: u16) {
+        if self.endpoint_mtu == mtu {
+            return;
+        }
+        self.endpoint_mtu = mtu;
+        for attached in self.endpoints.values() {
+            if let Err(error) = attached.set_mtu(mtu) {
+                tracing::warn!(endpoint = %attached.plan.name, %error, "the MTU could not be set");
+            }
+        }
+    }
+
+    fn publish(&self, needs: &Needs, endpoint_mtu: u16) -> Result<(), AgentError> {
+        self.publication.publish(Fib::compile(&self.plan, &self.environment(needs, endpoint_mtu))?);
+        self.workers.wake();
+        Ok(())
+    }
+
+    fn environment(&self, needs: &Needs, endpoint_mtu: u16) -> Environment {
+        let id = |plan: &EndpointPlan| self.endpoints.get(&plan.name).map(|attached| attached.id);
+        Environment {
+            endpoint_ids: self.plan.endpoints.iter().map(id).collect(),
+            endpoint_mtu,
+            underlay_mtu: needs.interface.mtu,
+            host_mtu: self.config.host_interface.is_some().then_some(endpoint_mtu),
+            outer_ttl: self.config.outer_ttl,
+        }
+    }
+
+    fn lost(&mut self, event: Event) {
+        match event {
+            Event::SendRefused { id, error } => tracing::warn!(port = ?id, %error, "the kernel refuses to send"),
+            Event::PortLost { id: PortId::Endpoint(id), error } => {
+                let name = self.endpoints.iter().find(|(_, attached)| attached.id == id).map(|(name, _)| name.clone());
+                let Some(attached) = name.and_then(|name| self.endpoints.remove(&name)) else { return };
+                let name = attached.plan.name.clone();
+                tracing::warn!(endpoint = %name, %error, "the endpoint's interface is gone");
+                self.failed.insert(name, error.to_string());
+                attached.detach(&self.workers);
+                self.settle();
+            }
+            Event::PortLost { id, error } => tracing::error!(port = ?id, %error, "a port is lost"),
+        }
+    }
+}
+
+fn load(config: &Config) -> Result<NodePlan, AgentError> {
+    let resources = datastore::load(&config.resources)?;
+    tell(&resources);
+    let plan = rib::plan(&resources, &config.node)?;
+    plan.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    Ok(plan)
+}
+
+fn tell(resources: &Resources) {
+    for notice in &resources.notices {
+        tracing::info!("{notice}");
+    }
+}
+
+fn needs(plan: &NodePlan) -> Result<Needs, AgentError> {
+    let mtu = |name: &str| {
+        let link = Netlink::open().and_then(|mut netlink| netlink.link(name)).ok()?;
+        Some(u16::try_from(link.mtu).unwrap_or(u16::MAX))
+    };
+    Ok(Needs::of(plan, mtu)?)
+}
+
+/// What Calico's node writes to `/var/lib/calico/mtu`: `FelixConfiguration.mtu`, else the smallest over the
+/// pools' encapsulations of what they leave of the underlay's.
+fn endpoint_mtu(plan: &NodePlan, underlay: u16) -> u16 {
+    let settings = &plan.settings;
+    let of = |encap| match encap {
+        Encap::Ipip => settings.ipip_mtu.unwrap_or(underlay.saturating_sub(IPIP_OVERHEAD)),
+        Encap::Vxlan => settings.vxlan_mtu.unwrap_or(underlay.saturating_sub(VXLAN_OVERHEAD)),
+        Encap::Direct => underlay,
+    };
+    let smallest = plan.pools.iter().map(|pool| of(pool.encap)).min();
+    settings.mtu.or(smallest).unwrap_or(underlay)
+}

@@ -24,9 +24,19 @@ const KNOWN: u64 = 1 << 48;
 const FIXED: u64 = 1 << 49;
 
 impl Neighbor {
-    /// `mac` as the resource gives it, or `None` to learn it.
-    pub fn new(mac: Option<MacAddr>) -> Arc<Self> {
-        Arc::new(Neighbor(AtomicU64::new(mac.map_or(0, |mac| pack(mac) | KNOWN | FIXED))))
+    /// `mac` as the resource gives it.
+    pub fn fixed(mac: MacAddr) -> Arc<Self> {
+        Arc::new(Neighbor(AtomicU64::new(pack(mac) | KNOWN | FIXED)))
+    }
+
+    /// `mac` as the interface had it when it was made.
+    pub fn learned(mac: MacAddr) -> Arc<Self> {
+        Arc::new(Neighbor(AtomicU64::new(pack(mac) | KNOWN)))
+    }
+
+    /// To be learned, or asked for.
+    pub fn unknown() -> Arc<Self> {
+        Arc::new(Neighbor(AtomicU64::new(0)))
     }
 
     /// The address, if known.
@@ -119,7 +129,7 @@ mod tests {
     fn a_mac_is_learned_and_learned_anew() {
         let mut neighbors = Neighbors::default();
         assert_eq!(neighbors.resolve(EndpointId(3)), Resolution::Absent);
-        neighbors.insert(EndpointId(3), Neighbor::new(None));
+        neighbors.insert(EndpointId(3), Neighbor::unknown());
         assert_eq!(neighbors.resolve(EndpointId(3)), Resolution::Unknown);
         neighbors.learn(EndpointId(3), A);
         assert_eq!(neighbors.resolve(EndpointId(3)), Resolution::Known(A));
@@ -134,7 +144,7 @@ mod tests {
     #[test]
     fn a_given_mac_is_not_changed_by_what_the_workload_sends() {
         let mut neighbors = Neighbors::default();
-        neighbors.insert(EndpointId(0), Neighbor::new(Some(A)));
+        neighbors.insert(EndpointId(0), Neighbor::fixed(A));
         neighbors.learn(EndpointId(0), B);
         assert_eq!(neighbors.resolve(EndpointId(0)), Resolution::Known(A));
     }

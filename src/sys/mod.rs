@@ -8,11 +8,13 @@
 //! | [`tun`] | TUN and TAP with virtio-net headers and queues |
 //! | [`socket`] | raw, UDP and packet sockets |
 //! | [`filter`] | classic BPF on sockets |
+//! | [`limits`] | resource limits |
 //! | [`mmsg`] | recvmmsg(2), sendmmsg(2) |
 
 #![allow(unsafe_code)]
 
 pub mod filter;
+pub mod limits;
 pub mod mmsg;
 pub mod netlink;
 pub mod netns;

@@ -83,6 +83,8 @@ pub enum LinkChange {
     Name(String),
     /// No ARP on this link (`IFF_NOARP`).
     NoArp,
+    /// ARP on this link, undoing [`LinkChange::NoArp`].
+    Arp,
     /// Packets that the device's queue holds.
     TxQueueLen(u32),
     /// Largest super-frame that the stack gives to the device, bytes.
@@ -285,6 +287,7 @@ fn apply(message: &mut LinkMessage, change: &LinkChange) {
         LinkChange::Up => return flag(LinkFlags::Up, true),
         LinkChange::Down => return flag(LinkFlags::Up, false),
         LinkChange::NoArp => return flag(LinkFlags::Noarp, true),
+        LinkChange::Arp => return flag(LinkFlags::Noarp, false),
         LinkChange::Mac(MacAddr(octets)) => LinkAttribute::Address(octets.to_vec()),
         LinkChange::Mtu(mtu) => LinkAttribute::Mtu(*mtu),
         LinkChange::Name(name) => LinkAttribute::IfName(name.clone()),

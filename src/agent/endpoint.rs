@@ -1,0 +1,221 @@
+//! Attaching endpoints: a TAP in the workload's namespace, or the host end of a veth.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use socket2::Socket;
+
+use super::workers::Workers;
+use crate::dataplane::antispoof::GATEWAY_ADDRESS;
+use crate::dataplane::{Neighbor, PortId};
+use crate::fib::EndpointId;
+use crate::io::packet::PacketPort;
+use crate::io::tap::TapPort;
+use crate::lpm::Prefix;
+use crate::rib::{Attach, EndpointPlan};
+use crate::sys::filter::Filter;
+use crate::sys::netlink::{ErrorKind, Family, Link, LinkChange, Netlink, NetlinkError, Route, Scope};
+use crate::sys::netns::{Netns, NetnsError};
+use crate::sys::socket::{self, Seen};
+use crate::sys::tun::{self, Interface, Layer, Offloads, TunError};
+use crate::wire::MacAddr;
+
+/// What the host end of a veth gets for a MAC while margay serves it.
+///
+/// The workload sends to the gateway's ee:ee:ee:ee:ee:ee. As the host end has another address, the host's own
+/// IP stack takes those frames for somebody else's and drops them, while the packet socket sees them.
+const HOST_END_MAC: MacAddr = MacAddr([0x02, 0xee, 0xee, 0xee, 0xee, 0xee]);
+/// Greatest super-frame that a workload's stack may hand over: with an outer header it stays below 64 KiB.
+const GSO_MAX_SIZE: u32 = 61_000;
+
+/// Why an endpoint is not attached.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    /// Its namespace.
+    #[error(transparent)]
+    Netns(#[from] NetnsError),
+    /// Its TAP.
+    #[error(transparent)]
+    Tun(#[from] TunError),
+    /// The configuration of its interface.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    /// Its packet socket.
+    #[error("packet socket on {0}: {1}: it needs CAP_NET_RAW")]
+    Socket(String, #[source] std::io::Error),
+    /// A TAP without a namespace: `rib` does not let that pass.
+    #[error("margay.dev/netns is missing")]
+    NoNetns,
+}
+
+/// An endpoint that is attached.
+#[derive(Debug)]
+pub struct Attached {
+    /// Its id in the FIB.
+    pub id: EndpointId,
+    /// What it was attached for.
+    pub plan: EndpointPlan,
+    /// For the start-up screen and the log.
+    pub how: String,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Tap(Netns),
+    Veth(Link),
+}
+
+/// Attaches an endpoint and gives its port to the workers: each can send, one receives each queue.
+///
+/// # Errors
+/// See [`AttachError`]; then nothing is left of it.
+pub fn attach(
+    id: EndpointId,
+    plan: &EndpointPlan,
+    mtu: u16,
+    workers: &Workers,
+) -> Result<Attached, AttachError> {
+    match plan.attach {
+        Attach::Tap => attach_tap(id, plan, mtu, workers),
+        Attach::Veth => attach_veth(id, plan, workers),
+    }
+}
+
+fn attach_tap(
+    id: EndpointId,
+    plan: &EndpointPlan,
+    mtu: u16,
+    workers: &Workers,
+) -> Result<Attached, AttachError> {
+    let netns = Netns::open(plan.netns.as_ref().ok_or(AttachError::NoNetns)?)?;
+    // A worker receives one queue of an endpoint at most.
+    let queues = plan.queues.min(workers.count() as u16);
+    let (interface, mac) = netns.run(|| make_tap(plan, mtu, queues))??;
+
+    let neighbor = match plan.mac {
+        Some(mac) => Neighbor::fixed(mac),
+        None => Neighbor::learned(mac),
+    };
+    let has_header = interface.offloads.has_header();
+    let how = format!("TAP {}, {}, {} queue(s)", plan.interface, interface.offloads.name(), interface.queues.len());
+    let queues: Vec<_> = interface.queues.into_iter().map(Arc::new).collect();
+    for index in 0..workers.count() {
+        // Worker `first` and those after it receive a queue each; everyone sends by some queue.
+        let position = (index + workers.count() - id.0 as usize % workers.count()) % workers.count();
+        let file = Arc::clone(&queues[position % queues.len()]);
+        let port = TapPort::new(file, Layer::Tap, has_header);
+        workers.attach(index, id.into(), Box::new(port), position < queues.len(), neighbor.clone().into());
+    }
+    Ok(Attached { id, plan: plan.clone(), how, kind: Kind::Tap(netns) })
+}
+
+/// Runs inside the workload's namespace.
+fn make_tap(plan: &EndpointPlan, mtu: u16, queues: u16) -> Result<(Interface, MacAddr), AttachError> {
+    let interface = tun::open(&plan.interface, Layer::Tap, queues)?;
+    let mut netlink = Netlink::open()?;
+    let name = plan.interface.as_str();
+    let link = netlink.link(name)?;
+    let mut changes = vec![LinkChange::Mtu(mtu.into())];
+    changes.extend(plan.mac.map(LinkChange::Mac));
+    netlink.set_link(name, &changes)?;
+    if interface.offloads == Offloads::Tso {
+        // Kernels before 3.10 do not know it: then super-frames are of 64 KiB, and still fit a slot.
+        unless_unsupported(netlink.set_link(name, &[LinkChange::GsoMaxSize(GSO_MAX_SIZE)]))?;
+    }
+    // Where the kernel has no IPv6, there is no link-local address to do without.
+    unless_unsupported(netlink.set_link(name, &[LinkChange::NoLinkLocal]))?;
+    for address in &plan.addresses {
+        netlink.add_address(link.index, Prefix::from(*address))?;
+    }
+    netlink.set_link(name, &[LinkChange::Up])?;
+    let gateway = Route { dev: Some(link.index), scope: Scope::Link, ..Route::to(host(GATEWAY_ADDRESS)) };
+    netlink.add_route(&gateway)?;
+    let default = Route {
+        dev: Some(link.index),
+        via: Some(GATEWAY_ADDRESS.into()),
+        ..Route::default_of(Family::V4)
+    };
+    netlink.add_route(&default)?;
+    let mac = netlink.link(name)?.mac.unwrap_or(MacAddr([0; 6]));
+    Ok((interface, mac))
+}
+
+fn attach_veth(id: EndpointId, plan: &EndpointPlan, workers: &Workers) -> Result<Attached, AttachError> {
+    let mut netlink = Netlink::open()?;
+    let name = plan.interface.as_str();
+    let before = netlink.link(name)?;
+    let kind = Kind::Veth(before.clone());
+    let attached =
+        Attached { id, plan: plan.clone(), how: format!("veth host end {name}, packet socket"), kind };
+    match open_host_end(&mut netlink, &before) {
+        Ok(socket) => {
+            let socket = Arc::new(socket);
+            let neighbor = plan.mac.map_or_else(Neighbor::unknown, Neighbor::fixed);
+            for index in 0..workers.count() {
+                let port = PacketPort::new(Arc::clone(&socket));
+                let receives = index == id.0 as usize % workers.count();
+                workers.attach(index, id.into(), Box::new(port), receives, Some(Arc::clone(&neighbor)));
+            }
+            Ok(attached)
+        }
+        Err(error) => {
+            attached.restore();
+            Err(error)
+        }
+    }
+}
+
+/// Takes the host end out of the host's hands: another MAC, no ARP, no IPv6 address; then opens the socket.
+fn open_host_end(netlink: &mut Netlink, link: &Link) -> Result<Socket, AttachError> {
+    let name = link.name.as_str();
+    netlink.set_link(link.index, &[LinkChange::Mac(HOST_END_MAC), LinkChange::NoArp])?;
+    unless_unsupported(netlink.set_link(link.index, &[LinkChange::NoLinkLocal]))?;
+    let socket = socket::packet(link.index.0, Seen::All, &Filter::untagged())
+        .map_err(|error| AttachError::Socket(name.to_owned(), error))?;
+    netlink.set_link(link.index, &[LinkChange::Up])?;
+    Ok(socket)
+}
+
+impl Attached {
+    /// Takes the endpoint from the workers and removes what margay made; a veth is left as it was found.
+    /// What has gone already is no error.
+    pub fn detach(self, workers: &Workers) {
+        workers.detach(PortId::Endpoint(self.id));
+        self.restore();
+    }
+
+    /// Sets the MTU of a TAP that is in use, bytes.
+    ///
+    /// # Errors
+    /// The namespace or the interface is gone.
+    pub fn set_mtu(&self, mtu: u16) -> Result<(), AttachError> {
+        if let Kind::Tap(netns) = &self.kind {
+            netns.netlink()?.set_link(self.plan.interface.as_str(), &[LinkChange::Mtu(mtu.into())])?;
+        }
+        Ok(())
+    }
+
+    fn restore(&self) {
+        let Kind::Veth(before) = &self.kind else { return };
+        let mut changes = vec![LinkChange::Arp];
+        changes.extend(before.mac.map(LinkChange::Mac));
+        let restored = Netlink::open().and_then(|mut netlink| netlink.set_link(before.index, &changes));
+        if let Err(error) = restored
+            && error.kind != ErrorKind::NoDevice
+        {
+            tracing::warn!(endpoint = %self.plan.name, %error, "the veth could not be restored");
+        }
+    }
+}
+
+fn unless_unsupported(result: Result<(), NetlinkError>) -> Result<(), NetlinkError> {
+    match result {
+        Err(error) if matches!(error.kind, ErrorKind::Unsupported | ErrorKind::Other) => Ok(()),
+        other => other,
+    }
+}
+
+fn host(address: Ipv4Addr) -> Prefix {
+    Prefix::from(IpAddr::V4(address))
+}

@@ -1,0 +1,64 @@
+//! The start-up screen: what was found, what will be used, and why.
+
+use std::fmt::Write;
+
+use super::Agent;
+use super::underlay::SOURCE_PORTS;
+use crate::rib::Target;
+
+/// Endpoints that are listed by name; the others are counted.
+const LISTED: usize = 12;
+
+pub(super) fn render(agent: &Agent) -> String {
+    let (plan, needs) = (&agent.plan, agent.underlay.needs());
+    let mut out = format!("margay {} on node {}\n", env!("CARGO_PKG_VERSION"), plan.node);
+    let mut line = |what: &str, text: String| {
+        // Writing to a String cannot fail.
+        let _ = writeln!(out, "  {what:<10} {text}");
+    };
+    let underlay = &needs.interface;
+    line("underlay", format!("{} in {} on {}, MTU {}", plan.address, plan.subnet, underlay.name, underlay.mtu));
+    line("workers", format!("{}, run to completion, woken by readiness", agent.workers.count()));
+    match needs.vxlan {
+        Some(port) => line(
+            "vxlan",
+            format!(
+                "UDP {port}, VNI {}, VTEP {}; {SOURCE_PORTS} source ports a worker",
+                plan.settings.vxlan_vni, plan.vtep_mac
+            ),
+        ),
+        None => line("vxlan", "off: no pool has vxlanMode".into()),
+    }
+    match needs.ipip {
+        true => line("ipip", format!("protocol 4 by raw sockets, outer TTL {:?}", agent.config.outer_ttl)),
+        false => line("ipip", "off: no pool has ipipMode".into()),
+    }
+    line("direct", format!("by raw socket out, by packet socket on {} in", underlay.name));
+    match &agent.host {
+        Some(host) => line("host", host.how.clone()),
+        None => line("host", "none: what has no route is answered with ICMP net unreachable".into()),
+    }
+    line("MTU", format!("{} for endpoints{}", agent.endpoint_mtu, mtu_reason(agent)));
+    line("peers", plan.peers.len().to_string());
+    let blocks = plan.routes.iter().filter(|route| matches!(route.target, Target::Blackhole)).count();
+    line("routes", format!("{}, {blocks} of them blocks of this node", plan.routes.len()));
+    line("endpoints", format!("{} attached, {} not", agent.endpoints.len(), agent.failed.len()));
+    for attached in agent.endpoints.values().take(LISTED) {
+        let addresses: Vec<String> = attached.plan.addresses.iter().map(ToString::to_string).collect();
+        line("", format!("{} {}: {}", attached.plan.workload, addresses.join(" "), attached.how));
+    }
+    if agent.endpoints.len() > LISTED {
+        line("", format!("… and {} more", agent.endpoints.len() - LISTED));
+    }
+    for (name, error) in agent.failed.iter().take(LISTED) {
+        line("", format!("{name}: NOT ATTACHED: {error}"));
+    }
+    out
+}
+
+fn mtu_reason(agent: &Agent) -> &'static str {
+    match agent.plan.settings.mtu {
+        Some(_) => ": FelixConfiguration.mtu",
+        None => ": the underlay's less the largest overhead of a pool's encapsulation",
+    }
+}

@@ -1,0 +1,208 @@
+//! The node's side of the underlay: its interface, and the sockets of each mode.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use ipnet::Ipv4Net;
+use socket2::Socket;
+
+use super::workers::Workers;
+use crate::dataplane::PortId;
+use crate::io::Port;
+use crate::io::packet::PacketPort;
+use crate::io::raw::RawPort;
+use crate::io::udp::UdpPort;
+use crate::rib::{Encap, NodePlan, Target};
+use crate::sys::filter::Filter;
+use crate::sys::socket::{self, Seen};
+
+/// Source ports that a worker spreads its VXLAN flows over.
+pub const SOURCE_PORTS: usize = 16;
+
+/// Why the underlay cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum UnderlayError {
+    /// No interface has the node's address.
+    #[error(
+        "no interface of this machine has {0}, the address of Node {1}: correct spec.bgp.ipv4Address, or run margay where that address is"
+    )]
+    NoInterface(IpAddr, String),
+    /// A socket.
+    #[error("{what} cannot be opened ({source}): {}", hint(.source))]
+    Socket {
+        /// Which socket, and what for.
+        what: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => "it needs CAP_NET_RAW; run as root, or grant the capability",
+        Some(libc::EADDRINUSE) => {
+            "something else in this network namespace has it, perhaps a kernel vxlan device (ip -d link show type vxlan) or another margay; remove it, or set vxlanPort"
+        }
+        Some(libc::EADDRNOTAVAIL) => "the node's address is not on this machine",
+        Some(libc::EAFNOSUPPORT | libc::EPROTONOSUPPORT) => "this kernel or sandbox does not know such sockets",
+        Some(libc::EMFILE) => "too many open files: raise the limit (ulimit -n)",
+        _ => "see the system's documentation of this error",
+    }
+}
+
+/// The interface that holds the node's address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interface {
+    /// Name.
+    pub name: String,
+    /// Index.
+    pub index: u32,
+    /// IP MTU, bytes.
+    pub mtu: u16,
+}
+
+/// What is open on the underlay.
+#[derive(Debug)]
+pub struct Underlay {
+    needs: Needs,
+    /// Each worker's packet socket: its filter follows this node's blocks.
+    packet_sockets: Vec<Arc<Socket>>,
+    blocks: Vec<Ipv4Net>,
+}
+
+/// What decides which sockets there are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Needs {
+    /// The interface that holds the node's address.
+    pub interface: Interface,
+    address: IpAddr,
+    /// A pool says IPIP.
+    pub ipip: bool,
+    /// A pool says VXLAN: its UDP port.
+    pub vxlan: Option<u16>,
+}
+
+impl Needs {
+    /// What `plan` needs on this machine.
+    ///
+    /// # Errors
+    /// [`UnderlayError::NoInterface`].
+    pub fn of(plan: &NodePlan, mtu_of: impl Fn(&str) -> Option<u16>) -> Result<Self, UnderlayError> {
+        let interface = pnet::datalink::interfaces()
+            .into_iter()
+            .find(|interface| interface.ips.iter().any(|network| network.ip() == plan.address))
+            .ok_or_else(|| UnderlayError::NoInterface(plan.address, plan.node.clone()))?;
+        let uses = |encap| plan.pools.iter().any(|pool| pool.encap == encap);
+        Ok(Needs {
+            interface: Interface {
+                mtu: mtu_of(&interface.name).unwrap_or(1500),
+                index: interface.index,
+                name: interface.name,
+            },
+            address: plan.address,
+            ipip: uses(Encap::Ipip),
+            vxlan: uses(Encap::Vxlan).then_some(plan.settings.vxlan_port),
+        })
+    }
+}
+
+impl Underlay {
+    /// Opens the sockets and gives each worker its own.
+    ///
+    /// # Errors
+    /// [`UnderlayError::Socket`]; then the workers have kept what they had.
+    pub fn open(needs: Needs, workers: &Workers) -> Result<Self, UnderlayError> {
+        let count = workers.count();
+        let sender = Arc::new(opened("the raw socket that sends to peers", socket::raw_sender())?);
+        let mut ports: Vec<(usize, PortId, Box<dyn Port>)> = Vec::new();
+        let mut packet_sockets = Vec::with_capacity(count);
+        for index in 0..count {
+            if needs.ipip {
+                let share = Filter::share_of_ipip(index, count);
+                let receiver = socket::ipip_receiver(needs.address, &share);
+                let receiver = opened("the raw socket for IPIP (protocol 4)", receiver)?;
+                ports.push((index, PortId::Ipip, Box::new(RawPort::ipip(receiver, Arc::clone(&sender)))));
+            }
+            if let Some(port) = needs.vxlan {
+                ports.push((index, PortId::Vxlan, Box::new(vxlan(needs.address, port)?)));
+            }
+            ports.push((index, PortId::Direct, Box::new(RawPort::direct(Arc::clone(&sender)))));
+
+            let what = format!("the packet socket on {}", needs.interface.name);
+            let packet = socket::packet(needs.interface.index, Seen::Ipv4, &Filter::nothing());
+            let packet = Arc::new(opened(&what, packet)?);
+            if count > 1 {
+                opened(&what, socket::join_fanout(&packet, std::process::id() as u16))?;
+            }
+            packet_sockets.push(Arc::clone(&packet));
+            ports.push((index, PortId::Underlay, Box::new(PacketPort::new(packet))));
+        }
+        for (index, id, port) in ports {
+            workers.attach(index, id, port, id != PortId::Direct, None);
+        }
+        if !needs.ipip {
+            workers.detach(PortId::Ipip);
+        }
+        if needs.vxlan.is_none() {
+            workers.detach(PortId::Vxlan);
+        }
+        Ok(Underlay { needs, packet_sockets, blocks: Vec::new() })
+    }
+
+    /// What it was opened for.
+    pub fn needs(&self) -> &Needs {
+        &self.needs
+    }
+
+    /// Takes in what arrives without encapsulation for this node's blocks, and nothing else.
+    ///
+    /// # Errors
+    /// The kernel refuses the filter.
+    pub fn follow(&mut self, blocks: Vec<Ipv4Net>) -> Result<(), UnderlayError> {
+        if self.blocks == blocks {
+            return Ok(());
+        }
+        let filter = Filter::destined_to(&blocks);
+        for socket in &self.packet_sockets {
+            opened("the filter of the underlay's packet socket", filter.attach(socket))?;
+        }
+        self.blocks = blocks;
+        Ok(())
+    }
+}
+
+/// This node's own blocks and its endpoints' addresses outside them: what peers send here.
+pub fn own_prefixes(plan: &NodePlan) -> Vec<Ipv4Net> {
+    let own = plan.routes.iter().filter(|route| matches!(route.target, Target::Blackhole | Target::Endpoint(_)));
+    let prefixes = own.filter_map(|route| match route.prefix {
+        ipnet::IpNet::V4(prefix) => Some(prefix),
+        ipnet::IpNet::V6(_) => None,
+    });
+    Ipv4Net::aggregate(&prefixes.collect())
+}
+
+fn vxlan(address: IpAddr, port: u16) -> Result<UdpPort, UnderlayError> {
+    let what = format!("UDP port {port} for VXLAN");
+    let receiver = opened(&what, socket::vxlan_receiver(SocketAddr::new(address, port)))?;
+    let mut senders = Vec::with_capacity(SOURCE_PORTS);
+    // RFC 7348 5: 49152 to 65535. Somebody else may have some of these ports: then the next one.
+    let first = 49152 + (std::process::id() as u16 & 0x3fff);
+    let mut candidates = (0..0x4000).map(|offset| 49152 + ((first - 49152 + offset) & 0x3fff));
+    while senders.len() < SOURCE_PORTS {
+        let Some(candidate) = candidates.next() else { break };
+        match socket::vxlan_sender(SocketAddr::new(address, candidate)) {
+            Ok(sender) => senders.push(sender),
+            Err(error) if error.raw_os_error() == Some(libc::EADDRINUSE) => {}
+            Err(error) => return opened("a UDP socket to send VXLAN", Err(error)),
+        }
+    }
+    if senders.is_empty() {
+        return opened("a UDP socket to send VXLAN", Err(io::Error::from_raw_os_error(libc::EADDRINUSE)));
+    }
+    Ok(UdpPort::new(receiver, senders, port))
+}
+
+fn opened<T>(what: &str, result: io::Result<T>) -> Result<T, UnderlayError> {
+    result.map_err(|source| UnderlayError::Socket { what: what.to_owned(), source })
+}

@@ -1,0 +1,133 @@
+//! The worker threads, and how the agent talks to them.
+
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
+use mio::Waker;
+
+use crate::buf::{Pool, SlotSize};
+use crate::dataplane::{Command, Counters, Event, Neighbor, PortId, Setup, Tally, Worker};
+use crate::fib::Publication;
+use crate::io::Port;
+
+/// Slots of a worker's pool: several batches, and what the slow path makes of one. A slot costs memory only
+/// once it is used, and the first ones are used most.
+const SLOTS: usize = 512;
+/// How long a worker may take to close a port: far more than a turn.
+const CLOSE_TIME: Duration = Duration::from_secs(2);
+
+/// All worker threads.
+pub struct Workers {
+    workers: Vec<Running>,
+    events: Receiver<Event>,
+}
+
+struct Running {
+    commands: Sender<Command>,
+    waker: Arc<Waker>,
+    counters: Arc<Counters>,
+    thread: Option<JoinHandle<io::Result<()>>>,
+}
+
+impl Workers {
+    /// Starts `count` threads.
+    ///
+    /// # Errors
+    /// The system gives no thread, epoll instance or eventfd.
+    pub fn start(count: usize, publication: &Arc<Publication>) -> io::Result<Self> {
+        let (tell, events) = bounded(1024);
+        let mut workers = Vec::with_capacity(count);
+        for index in 0..count {
+            let (sender, commands) = unbounded();
+            let counters = Counters::new();
+            let worker = Worker::new(Setup {
+                index,
+                workers: count,
+                pool: Pool::new(SLOTS, SlotSize::SuperFrame),
+                fib: publication.reader(),
+                commands,
+                events: tell.clone(),
+                counters: Arc::clone(&counters),
+            })?;
+            let waker = worker.waker();
+            let thread =
+                std::thread::Builder::new().name(format!("margay-{index}")).spawn(move || worker.run())?;
+            workers.push(Running { commands: sender, waker, counters, thread: Some(thread) });
+        }
+        Ok(Workers { workers, events })
+    }
+
+    /// How many.
+    pub fn count(&self) -> usize {
+        self.workers.len()
+    }
+
+    /// What workers cannot deal with themselves.
+    pub fn events(&self) -> &Receiver<Event> {
+        &self.events
+    }
+
+    /// Gives worker `index` a port.
+    pub fn attach(
+        &self,
+        index: usize,
+        id: PortId,
+        port: Box<dyn Port>,
+        receives: bool,
+        neighbor: Option<Arc<Neighbor>>,
+    ) {
+        self.tell(index, Command::Attach { id, port, receives, neighbor });
+    }
+
+    /// Has every worker close a port, and waits until they did.
+    pub fn detach(&self, id: PortId) {
+        let (done, closed) = bounded::<()>(0);
+        for index in 0..self.workers.len() {
+            self.tell(index, Command::Detach { id, done: done.clone() });
+        }
+        drop(done);
+        // Nothing is ever sent: the channel closes when the last worker has dropped its end.
+        let _ = closed.recv_timeout(CLOSE_TIME);
+    }
+
+    /// Ends every worker's wait, so that it takes up a FIB that was published.
+    pub fn wake(&self) {
+        for worker in &self.workers {
+            let _ = worker.waker.wake();
+        }
+    }
+
+    /// All workers' counts.
+    pub fn tally(&self) -> Tally {
+        let mut total = Tally::default();
+        self.workers.iter().for_each(|worker| total += &worker.counters.read());
+        total
+    }
+
+    /// A worker that ended by itself: that is a fault.
+    pub fn ended(&self) -> bool {
+        self.workers.iter().any(|worker| worker.thread.as_ref().is_none_or(JoinHandle::is_finished))
+    }
+
+    fn tell(&self, index: usize, command: Command) {
+        let Some(worker) = self.workers.get(index) else { return };
+        // A worker that ended is found out by `ended`.
+        let _ = worker.commands.send(command);
+        let _ = worker.waker.wake();
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        (0..self.workers.len()).for_each(|index| self.tell(index, Command::Stop));
+        for worker in &mut self.workers {
+            let Some(thread) = worker.thread.take() else { continue };
+            if let Ok(Err(error)) = thread.join() {
+                tracing::error!(%error, "a worker ended");
+            }
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! `margay run`: the daemon.
+
+use std::io::Write;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use crossbeam::channel::{Receiver, bounded};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::agent::{Agent, Config, Signal};
+use crate::dataplane::Tally;
+use crate::datastore;
+use crate::fib::OuterTtl;
+use crate::sys::limits;
+use crate::verdict::{DropReason, PuntReason, Sent};
+
+/// Forward this node's pods' traffic, until SIGTERM or Ctrl-C.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+The resources are Calico's own (projectcalico.org/v3): Node, IPPool, BlockAffinity, WorkloadEndpoint and \
+FelixConfiguration, as YAML or JSON files in one directory. A change of a file is applied by itself; SIGHUP reads \
+all again. A resource that is wrong never stops what works: the daemon says what is wrong and keeps the last good \
+state.\n\n\
+Needs CAP_NET_RAW and CAP_NET_ADMIN in this network namespace, /dev/net/tun, and CAP_SYS_ADMIN over the pods' \
+namespaces. Try it first: margay check DIR shows what each node would route where; margay demo shows it at work.")]
+pub struct Args {
+    /// Name of this machine's Node resource
+    #[arg(long, env = "MARGAY_NODE", value_name = "NAME")]
+    node: String,
+    /// Directory of resources
+    #[arg(long, env = "MARGAY_RESOURCES", value_name = "DIR")]
+    resources: PathBuf,
+    /// Worker threads [default: the number of cores]
+    #[arg(long, env = "MARGAY_WORKERS", value_name = "N")]
+    workers: Option<NonZeroUsize>,
+    /// Interface between pods and this node's kernel: pods reach the node and beyond by it, the node its pods.
+    /// With "none" there is no way out, and no route means ICMP net unreachable
+    #[arg(long, env = "MARGAY_HOST_INTERFACE", value_name = "NAME", default_value = "margay0")]
+    host_interface: String,
+    /// TTL of the outer header of IPIP packets: 1 to 255, or "inherit" to copy the inner one as Calico does
+    #[arg(long, env = "MARGAY_IPIP_TTL", value_name = "TTL", default_value = "64", value_parser = outer_ttl)]
+    ipip_ttl: OuterTtl,
+    /// What to log: error, warn, info, debug, trace, or a filter of tracing's EnvFilter
+    #[arg(long, env = "MARGAY_LOG", value_name = "LEVEL", default_value = "info")]
+    log: String,
+}
+
+fn outer_ttl(text: &str) -> Result<OuterTtl, String> {
+    match text.parse::<u8>() {
+        _ if text == "inherit" => Ok(OuterTtl::Inherit),
+        Ok(ttl @ 1..) => Ok(OuterTtl::Fixed(ttl)),
+        _ => Err("want a number from 1 to 255, or inherit".into()),
+    }
+}
+
+/// Runs the daemon.
+pub fn run(args: Args) -> ExitCode {
+    match daemon(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("margay: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn daemon(args: Args) -> Result<(), Box<dyn std::error::Error>> {
+    let filter = tracing_subscriber::EnvFilter::try_new(&args.log)
+        .map_err(|error| format!("--log {:?}: {error}", args.log))?;
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    let workers = args.workers.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
+    // Before anything is made: a signal that comes while starting ends the daemon cleanly too.
+    let signals = signals()?;
+    limits::raise_open_files();
+    let watcher = datastore::watch(&args.resources)?;
+    let agent = Agent::start(Config {
+        node: args.node,
+        resources: args.resources,
+        workers,
+        host_interface: (args.host_interface != "none").then_some(args.host_interface),
+        outer_ttl: args.ipip_ttl,
+    })?;
+    print!("{}margay: ready\n", agent.screen());
+    std::io::stdout().flush()?;
+    let tally = agent.run(&watcher, &signals)?;
+    print!("{}", summary(&tally));
+    Ok(())
+}
+
+fn signals() -> std::io::Result<Receiver<Signal>> {
+    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
+    let (sender, receiver) = bounded(8);
+    std::thread::Builder::new().name("margay-signals".into()).spawn(move || {
+        for signal in signals.forever() {
+            let signal = if signal == SIGHUP { Signal::Reload } else { Signal::Stop };
+            if sender.send(signal).is_err() {
+                return;
+            }
+        }
+    })?;
+    Ok(receiver)
+}
+
+/// What was counted: every frame in exactly one line.
+fn summary(tally: &Tally) -> String {
+    let mut lines = vec![format!("margay: {} frames in", tally.input)];
+    let sent = Sent::ALL.iter().map(|sent| (sent.name(), tally.sent[sent.index()], "sent", sent.explanation()));
+    let punted = PuntReason::ALL
+        .iter()
+        .map(|reason| (reason.name(), tally.punted[reason.index()], "punted", reason.explanation()));
+    let dropped = DropReason::ALL
+        .iter()
+        .map(|reason| (reason.name(), tally.dropped[reason.index()], "dropped", reason.explanation()));
+    for (name, count, what, explanation) in sent.chain(punted).chain(dropped).filter(|(_, count, ..)| *count > 0) {
+        lines.push(format!("  {count:>12} {what:<7} {name:<22} {explanation}"));
+    }
+    lines.join("\n") + "\n"
+}
