@@ -1,9 +1,13 @@
 //! The route calculation, from the text of resources to one node's routes.
 
+use std::net::Ipv4Addr;
 use std::path::Path;
+use std::time::Instant;
 
+use margay::cli::check;
 use margay::datastore;
-use margay::rib::{NodePlan, Target, plan};
+use margay::resource::{Resource, Resources, parse};
+use margay::rib::{NodePlan, Settings, Target, asymmetries, plan};
 
 /// Each route as `prefix class target`, in order.
 fn lines(plan: &NodePlan) -> Vec<String> {
@@ -37,4 +41,513 @@ fn the_example_of_two_nodes() {
         ]
     );
     assert!(plan.warnings.is_empty(), "{:?}", plan.warnings);
+}
+
+/// A cluster in a few lines: each line is one resource.
+///
+/// * `node NAME ADDRESS/LENGTH [ipip=ADDRESS] [vxlan=ADDRESS]`
+/// * `pool PREFIX [ipip=MODE] [vxlan=MODE] [disabled] [lb]`
+/// * `block PREFIX NODE [STATE]`
+/// * `pod NAME NODE ADDRESS…`
+fn cluster(lines: &str) -> Resources {
+    let mut text = String::new();
+    for (index, line) in lines.lines().map(str::trim).filter(|line| !line.is_empty()).enumerate() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let option = |key: &str| words.iter().find_map(|word| word.strip_prefix(key)?.strip_prefix('='));
+        let flag = |flag: &str| words.contains(&flag);
+        let (kind, name, spec) = match words[0] {
+            "node" => {
+                let mut spec = format!("bgp: {{ipv4Address: {}", words[2]);
+                spec += &option("ipip").map(|a| format!(", ipv4IPIPTunnelAddr: {a}")).unwrap_or_default();
+                spec += "}";
+                spec += &option("vxlan").map(|a| format!("\n  ipv4VXLANTunnelAddr: {a}")).unwrap_or_default();
+                ("Node", words[1].to_owned(), spec)
+            }
+            "pool" => {
+                let mut spec = format!("cidr: {}\n  disabled: {}", words[1], flag("disabled"));
+                spec += &option("ipip").map(|mode| format!("\n  ipipMode: {mode}")).unwrap_or_default();
+                spec += &option("vxlan").map(|mode| format!("\n  vxlanMode: {mode}")).unwrap_or_default();
+                spec += if flag("lb") { "\n  allowedUses: [LoadBalancer]" } else { "" };
+                ("IPPool", format!("pool{index}"), spec)
+            }
+            "block" => {
+                let state = words.get(3).unwrap_or(&"confirmed");
+                let spec = format!("cidr: {}\n  node: {}\n  state: {state}", words[1], words[2]);
+                ("BlockAffinity", format!("block{index}"), spec)
+            }
+            "pod" => {
+                let spec = format!("node: {}\n  ipNetworks: [{}]", words[2], words[3..].join(", "));
+                ("WorkloadEndpoint", words[1].to_owned(), spec)
+            }
+            other => panic!("{other}"),
+        };
+        text += &format!(
+            "apiVersion: projectcalico.org/v3\nkind: {kind}\nmetadata:\n  name: {name}\n  annotations:\n    \
+             margay.dev/netns: /run/netns/{name}\nspec:\n  {spec}\n---\n"
+        );
+    }
+    Resources::build([parse("test.yaml", &text)]).unwrap_or_else(|errors| panic!("{errors:#?}"))
+}
+
+fn plan_of(lines: &str, node: &str) -> NodePlan {
+    plan(&cluster(lines), node).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// The route to `prefix` as `class target: rule`.
+fn explained(plan: &NodePlan, prefix: &str) -> String {
+    let index = plan
+        .routes
+        .iter()
+        .position(|route| route.prefix.to_string() == prefix)
+        .unwrap_or_else(|| panic!("no route to {prefix} in {:#?}", lines(plan)));
+    let line = lines(plan).swap_remove(index);
+    format!("{}: {}", line.strip_prefix(prefix).unwrap().trim(), plan.explain(&plan.routes[index]))
+}
+
+/// Each mode, to a peer inside and one outside the local mask. 10.0.1.3 is outside of /24, inside of /16.
+#[test]
+fn the_pool_and_the_local_mask_decide() {
+    let inside = "10.0.0.2 is inside this node's 10.0.0.0/24";
+    let outside = "10.0.1.3 is outside this node's 10.0.0.0/24";
+    for (mode, near, far) in [
+        (
+            "ipip=Always",
+            "IpipTunnel b Ipip: block 10.65.0.64/26 of b; pool 10.65.0.0/16 says ipip Always: ipip".to_owned(),
+            "IpipTunnel c Ipip: block 10.65.0.128/26 of c; pool 10.65.0.0/16 says ipip Always: ipip".to_owned(),
+        ),
+        (
+            "ipip=CrossSubnet",
+            format!(
+                "IpipSameSubnet b Direct: block 10.65.0.64/26 of b; pool 10.65.0.0/16 says ipip CrossSubnet; {inside}: no encapsulation"
+            ),
+            format!(
+                "IpipTunnel c Ipip: block 10.65.0.128/26 of c; pool 10.65.0.0/16 says ipip CrossSubnet; {outside}: ipip"
+            ),
+        ),
+        (
+            "vxlan=Always",
+            "VxlanTunnel b Vxlan: block 10.65.0.64/26 of b; pool 10.65.0.0/16 says vxlan Always: vxlan".to_owned(),
+            "VxlanTunnel c Vxlan: block 10.65.0.128/26 of c; pool 10.65.0.0/16 says vxlan Always: vxlan".to_owned(),
+        ),
+        (
+            "vxlan=CrossSubnet",
+            format!(
+                "VxlanSameSubnet b Direct: block 10.65.0.64/26 of b; pool 10.65.0.0/16 says vxlan CrossSubnet; {inside}: no encapsulation"
+            ),
+            format!(
+                "VxlanTunnel c Vxlan: block 10.65.0.128/26 of c; pool 10.65.0.0/16 says vxlan CrossSubnet; {outside}: vxlan"
+            ),
+        ),
+        (
+            "ipip=Never vxlan=Never",
+            "NoEncap b Direct: block 10.65.0.64/26 of b; pool 10.65.0.0/16 says ipip Never and vxlan Never: no encapsulation".to_owned(),
+            "NoEncap c Direct: block 10.65.0.128/26 of c; pool 10.65.0.0/16 says ipip Never and vxlan Never: no encapsulation".to_owned(),
+        ),
+    ] {
+        // A disabled pool gives out no addresses, but its blocks are routed as before.
+        for disabled in ["", "disabled"] {
+            let plan = plan_of(
+                &format!(
+                    "node a 10.0.0.1/24\n node b 10.0.0.2/24\n node c 10.0.1.3/24\n pool 10.65.0.0/16 {mode} {disabled}\n \
+                     block 10.65.0.0/26 a\n block 10.65.0.64/26 b\n block 10.65.0.128/26 c"
+                ),
+                "a",
+            );
+            assert_eq!(explained(&plan, "10.65.0.64/26"), near);
+            assert_eq!(explained(&plan, "10.65.0.128/26"), far);
+            assert_eq!(
+                explained(&plan, "10.65.0.0/26"),
+                "Blackhole blackhole: block 10.65.0.0/26 of this node: what no endpoint holds is dropped"
+            );
+            assert_eq!(plan.warnings, [""; 0]);
+        }
+    }
+}
+
+#[test]
+fn a_32_as_node_address_makes_every_peer_another_subnet() {
+    let text = "node a 10.0.0.1/32\n node b 10.0.0.2/24\n pool 10.65.0.0/16 vxlan=CrossSubnet\n block 10.65.0.64/26 b\n \
+                block 10.65.0.0/26 a";
+    assert_eq!(
+        explained(&plan_of(text, "a"), "10.65.0.64/26"),
+        "VxlanTunnel b Vxlan: block 10.65.0.64/26 of b; pool 10.65.0.0/16 says vxlan CrossSubnet; \
+         10.0.0.2 is outside this node's 10.0.0.1/32: vxlan"
+    );
+    // The other node decides by its own mask, and differently.
+    assert!(explained(&plan_of(text, "b"), "10.65.0.0/26").starts_with("VxlanSameSubnet a Direct: "));
+}
+
+#[test]
+fn asymmetric_cross_subnet_is_a_warning_on_both_nodes() {
+    let nodes = "node a 10.0.0.1/32\n node b 10.0.0.2/24\n node c 10.0.1.3/24";
+    let text = format!("{nodes}\n pool 10.65.0.0/16 ipip=CrossSubnet");
+    let warning = "CrossSubnet is asymmetric between b and a: b (10.0.0.2/24) sees 10.0.0.1 inside its subnet and does \
+                   not encapsulate, a (10.0.0.1/32) sees 10.0.0.2 outside its subnet and encapsulates; give both the \
+                   same prefix length in spec.bgp.ipv4Address";
+    assert_eq!(plan_of(&text, "a").warnings, [warning]);
+    assert_eq!(plan_of(&text, "b").warnings, [warning]);
+    assert_eq!(plan_of(&text, "c").warnings, [""; 0]);
+    let all = asymmetries(&cluster(&text), None);
+    assert_eq!(all.iter().map(ToString::to_string).collect::<Vec<_>>(), [warning]);
+
+    // Without a CrossSubnet pool the masks say nothing.
+    assert_eq!(plan_of(&format!("{nodes}\n pool 10.65.0.0/16 ipip=Always"), "a").warnings, [""; 0]);
+}
+
+#[test]
+fn one_wrong_mask_among_many_nodes_does_not_flood() {
+    let nodes: String = (2..42).map(|n| format!("node n{n} 10.0.0.{n}/24\n")).collect();
+    let plan = plan_of(&format!("node a 10.0.0.1/32\n{nodes} pool 10.65.0.0/16 ipip=CrossSubnet"), "a");
+    assert_eq!(plan.warnings.len(), 11);
+    assert_eq!(plan.warnings[10], "CrossSubnet is asymmetric between a and 30 more nodes");
+}
+
+#[test]
+fn without_a_pool_there_is_no_encapsulation() {
+    let plan =
+        plan_of("node a 10.0.0.1/24\n node b 10.9.0.2/24\n block 10.70.0.0/26 b\n pod p b 10.71.0.1", "a");
+    assert_eq!(
+        explained(&plan, "10.70.0.0/26"),
+        "NoEncap b Direct: block 10.70.0.0/26 of b; no pool covers it: no encapsulation"
+    );
+    assert_eq!(
+        explained(&plan, "10.71.0.1/32"),
+        "NoEncap b Direct: 10.71.0.1 of an endpoint on b, in no block; no pool covers it: no encapsulation"
+    );
+    assert_eq!(plan.routes.iter().filter(|route| route.pool.is_some()).count(), 0);
+}
+
+#[test]
+fn each_block_takes_the_mode_of_its_own_pool() {
+    let plan = plan_of(
+        "node a 10.0.0.1/24\n node b 10.0.0.2/24\n pool 10.65.0.0/16 ipip=Always\n pool 10.66.0.0/16 vxlan=Always\n \
+         pool 10.67.0.0/16\n block 10.65.0.0/26 b\n block 10.66.0.0/26 b\n block 10.67.0.0/26 b\n block 10.64.0.0/14 b",
+        "a",
+    );
+    assert_eq!(
+        lines(&plan),
+        [
+            "10.0.0.1/32 LocalHost host",
+            // Larger than any pool: none covers it.
+            "10.64.0.0/14 NoEncap b Direct",
+            "10.65.0.0/26 IpipTunnel b Ipip",
+            "10.66.0.0/26 VxlanTunnel b Vxlan",
+            "10.67.0.0/26 NoEncap b Direct",
+        ]
+    );
+}
+
+#[test]
+fn a_borrowed_address_has_a_route_of_its_own() {
+    let text = "node a 10.0.0.1/24\n node b 10.0.0.2/24\n node c 10.0.1.3/24\n pool 10.65.0.0/16 ipip=CrossSubnet\n \
+                block 10.65.0.0/26 a\n block 10.65.0.64/26 b\n pod in-own b 10.65.0.65\n pod from-c c 10.65.0.66\n \
+                pod from-a b 10.65.0.7";
+    let plan = plan_of(text, "a");
+    assert_eq!(
+        lines(&plan),
+        [
+            "10.0.0.1/32 LocalHost host",
+            "10.65.0.0/26 Blackhole blackhole",
+            "10.65.0.7/32 IpipSameSubnet b Direct",
+            "10.65.0.64/26 IpipSameSubnet b Direct",
+            "10.65.0.66/32 IpipTunnel c Ipip",
+        ]
+    );
+    assert_eq!(
+        explained(&plan, "10.65.0.66/32"),
+        "IpipTunnel c Ipip: 10.65.0.66 of an endpoint on c, borrowed from block 10.65.0.64/26; pool 10.65.0.0/16 says \
+         ipip CrossSubnet; 10.0.1.3 is outside this node's 10.0.0.0/24: ipip"
+    );
+    // On the borrower itself it is a local workload; on the lender, b, a route to the borrower.
+    assert!(
+        explained(&plan_of(text, "c"), "10.65.0.66/32")
+            .starts_with("LocalWorkload endpoint default/from-c: ")
+    );
+    assert!(explained(&plan_of(text, "b"), "10.65.0.66/32").starts_with("IpipTunnel c Ipip: "));
+}
+
+#[test]
+fn of_nested_blocks_the_longest_holds_the_address() {
+    let text = "node a 10.0.0.1/24\n node b 10.0.0.2/24\n node c 10.0.0.3/24\n pool 10.65.0.0/16 vxlan=Always\n \
+                block 10.65.0.0/24 b\n block 10.65.0.64/26 c\n block 10.65.0.80/28 a\n block 10.65.0.72/29 b\n \
+                pod b1 b 10.65.0.1\n pod b2 b 10.65.0.65\n pod b3 b 10.65.0.73\n pod b4 b 10.65.0.200\n \
+                pod c1 c 10.65.0.66\n pod c2 c 10.65.0.3\n pod c3 c 10.65.0.96\n pod c4 c 10.65.0.85\n \
+                pod a1 a 10.65.0.81";
+    let plan = plan_of(text, "a");
+    assert_eq!(
+        lines(&plan),
+        [
+            "10.0.0.1/32 LocalHost host",
+            "10.65.0.0/24 VxlanTunnel b Vxlan",
+            "10.65.0.3/32 VxlanTunnel c Vxlan",
+            "10.65.0.64/26 VxlanTunnel c Vxlan",
+            "10.65.0.65/32 VxlanTunnel b Vxlan",
+            "10.65.0.72/29 VxlanTunnel b Vxlan",
+            "10.65.0.80/28 Blackhole blackhole",
+            "10.65.0.81/32 LocalWorkload endpoint default/a1",
+            "10.65.0.85/32 VxlanTunnel c Vxlan",
+        ]
+    );
+}
+
+#[test]
+fn a_block_of_one_address() {
+    let text = "node a 10.0.0.1/24\n node b 10.0.0.2/24\n node c 10.9.0.3/24\n pool 10.65.0.0/16 vxlan=CrossSubnet\n \
+                block 10.65.0.1/32 a\n block 10.65.0.2/32 b\n block 10.65.0.3/32 b\n block 10.65.0.4/32 a\n \
+                pod a1 a 10.65.0.1\n pod b2 b 10.65.0.2\n pod c3 c 10.65.0.3";
+    assert_eq!(
+        lines(&plan_of(text, "a")),
+        [
+            "10.0.0.1/32 LocalHost host",
+            "10.65.0.1/32 LocalWorkload endpoint default/a1",
+            "10.65.0.2/32 VxlanSameSubnet b Direct",
+            // The endpoint wins over the block of another node, although that node's class is better.
+            "10.65.0.3/32 VxlanTunnel c Vxlan",
+            // No blackhole for 10.65.0.4/32: none of it can be free beside an endpoint.
+        ]
+    );
+}
+
+#[test]
+fn tunnel_addresses_are_reached_by_their_own_tunnel() {
+    let nodes = "node a 10.0.0.1/24 ipip=10.65.0.1 vxlan=10.65.0.2\n node b 10.0.0.2/24 ipip=10.65.0.65 vxlan=10.65.0.66\n \
+                 node c 10.9.0.3/24 ipip=10.65.0.129 vxlan=10.65.0.130";
+    let tunnels = |mode: &str| {
+        let plan = plan_of(&format!("{nodes}\n pool 10.65.0.0/16 {mode}"), "a");
+        ["10.65.0.1/32", "10.65.0.2/32", "10.65.0.65/32", "10.65.0.66/32", "10.65.0.129/32", "10.65.0.130/32"]
+            .map(|prefix| explained(&plan, prefix))
+    };
+    assert_eq!(
+        tunnels("vxlan=CrossSubnet"),
+        [
+            "LocalHost host: this node's ipip tunnel address",
+            "LocalHost host: this node's vxlan tunnel address",
+            // CrossSubnet is a rule of the vxlan pool: ipip does not take part.
+            "IpipTunnel b Ipip: ipip tunnel address of b: ipip",
+            "VxlanSameSubnet b Direct: vxlan tunnel address of b; pool 10.65.0.0/16 says vxlan CrossSubnet; 10.0.0.2 is \
+             inside this node's 10.0.0.0/24: no encapsulation",
+            "IpipTunnel c Ipip: ipip tunnel address of c: ipip",
+            "VxlanTunnel c Vxlan: vxlan tunnel address of c; pool 10.65.0.0/16 says vxlan CrossSubnet; 10.9.0.3 is outside \
+             this node's 10.0.0.0/24: vxlan",
+        ]
+    );
+    assert_eq!(
+        tunnels("ipip=Always")[2..4],
+        [
+            "IpipTunnel b Ipip: ipip tunnel address of b; pool 10.65.0.0/16 says ipip Always: ipip",
+            "VxlanTunnel b Vxlan: vxlan tunnel address of b: vxlan",
+        ]
+    );
+}
+
+#[test]
+fn what_is_not_confirmed_is_not_routed() {
+    let plan = plan_of(
+        "node a 10.0.0.1/24\n node b 10.0.0.2/24\n pool 10.65.0.0/16\n block 10.65.0.0/26 a pending\n \
+         block 10.65.0.64/26 b pendingDeletion\n block 10.65.0.128/26 b pending\n pod p b 10.65.0.65",
+        "a",
+    );
+    assert_eq!(lines(&plan), ["10.0.0.1/32 LocalHost host", "10.65.0.65/32 NoEncap b Direct"]);
+}
+
+#[test]
+fn a_load_balancer_pool_is_not_routed() {
+    let plan =
+        plan_of("node a 10.0.0.1/24\n node b 10.0.0.2/24\n pool 10.65.0.0/16 lb\n block 10.65.0.0/26 b", "a");
+    assert_eq!(lines(&plan), ["10.0.0.1/32 LocalHost host"]);
+}
+
+#[test]
+fn unknown_nodes_are_warnings_and_no_routes() {
+    let plan = plan_of(
+        "node a 10.0.0.1/24\n pool 10.65.0.0/16\n block 10.65.0.0/26 x\n block 10.65.0.64/26 x\n pod p x 10.65.0.65\n \
+         pod q y 10.65.0.66",
+        "a",
+    );
+    assert_eq!(lines(&plan), ["10.0.0.1/32 LocalHost host"]);
+    assert_eq!(
+        plan.warnings,
+        [
+            "x is no Node resource: no route to its 2 blocks and 1 endpoint",
+            "y is no Node resource: no route to its 0 blocks and 1 endpoint",
+        ]
+    );
+}
+
+#[test]
+fn node_addresses_inside_a_pool_are_a_warning() {
+    let plan = plan_of("node a 10.65.0.1/24\n node b 10.65.9.2/24\n pool 10.65.0.0/16", "a");
+    assert_eq!(
+        plan.warnings,
+        [
+            "the address 10.65.9.2 of b lies in pool 10.65.0.0/16",
+            "the address 10.65.0.1 of a lies in pool 10.65.0.0/16"
+        ]
+    );
+}
+
+#[test]
+fn ipv6_is_left_out_for_now() {
+    let plan = plan_of(
+        "node a 10.0.0.1/24\n node b 10.0.0.2/24\n pool fd00::/48 vxlan=Always\n block fd00::/122 b\n \
+         pod p a fd00::40 10.65.0.2\n pod q a fd00::41",
+        "a",
+    );
+    assert_eq!(lines(&plan), ["10.0.0.1/32 LocalHost host", "10.65.0.2/32 LocalWorkload endpoint default/p"]);
+    assert_eq!(plan.endpoints[0].addresses.len(), 1);
+    assert!(plan.pools.is_empty());
+    assert_eq!(plan.warnings, ["endpoint default/q has no IPv4 address: it is not served"]);
+}
+
+#[test]
+fn a_node_that_cannot_run_is_told_why() {
+    let parse = |text: &str| Resources::build([parse("test.yaml", text)]).unwrap();
+    let header = "apiVersion: projectcalico.org/v3\nkind: ";
+    let error = |text: &str, node: &str| plan(&parse(text), node).unwrap_err().to_string();
+
+    assert_eq!(error("", "a"), "no Node resource is named \"a\" (there are none)");
+    let nodes: String =
+        (0..12).map(|n| format!("{header}Node\nmetadata: {{name: n{n:02}}}\n---\n")).collect();
+    assert_eq!(
+        error(&nodes, "a"),
+        "no Node resource is named \"a\" (there are n00, n01, n02, n03, n04, n05, n06, n07, n08, n09 and 2 more)"
+    );
+    assert_eq!(
+        error(&nodes, "n01"),
+        "test.yaml, document 2: Node n01: spec.bgp.ipv4Address: missing: want this node's underlay address with prefix \
+         length (e.g. 10.0.0.5/24)"
+    );
+
+    let text = format!(
+        "{header}Node\nmetadata: {{name: a}}\nspec: {{bgp: {{ipv4Address: 10.0.0.1/24}}}}\n---\n\
+         {header}Node\nmetadata: {{name: b}}\nspec: {{bgp: {{ipv4Address: 10.0.0.2/24}}}}\n---\n\
+         {header}WorkloadEndpoint\nmetadata: {{name: p}}\nspec: {{node: a, ipNetworks: [10.65.0.2]}}\n"
+    );
+    assert_eq!(
+        error(&text, "a"),
+        "test.yaml, document 3: WorkloadEndpoint default/p: metadata.annotations.margay.dev/netns: missing on a, which \
+         makes its TAP: want the path of the workload's network namespace, or a process id"
+    );
+    // On other nodes the same endpoint needs no namespace.
+    assert!(plan(&parse(&text), "b").is_ok());
+}
+
+#[test]
+fn settings_come_from_the_node_then_from_default_then_from_felix() {
+    let node = "apiVersion: projectcalico.org/v3\nkind: Node\nmetadata: {name: a}\nspec: {bgp: {ipv4Address: 10.0.0.1/24}}\n";
+    let felix = |name: &str, spec: &str| {
+        format!(
+            "---\napiVersion: projectcalico.org/v3\nkind: FelixConfiguration\nmetadata: {{name: {name}}}\nspec: {{{spec}}}\n"
+        )
+    };
+    let settings = |texts: &[String]| {
+        let text = format!("{node}{}", texts.concat());
+        plan(&Resources::build([parse("x", &text)]).unwrap(), "a").unwrap().settings
+    };
+    let none = Settings { vxlan_port: 4789, vxlan_vni: 4096, vxlan_mtu: None, ipip_mtu: None, mtu: None };
+    assert_eq!(settings(&[]), none);
+    assert_eq!(settings(&[felix("node.b", "vxlanPort: 1"), felix("other", "vxlanPort: 2")]), none);
+    let default = felix("default", "vxlanPort: 4790, vxlanVNI: 7, vxlanMTU: 1400, ipipMTU: 1401, mtu: 1300");
+    assert_eq!(
+        settings(&[default, felix("node.a", "vxlanVNI: 8, vxlanMTU: 0, ipipMTU: 1402")]),
+        Settings { vxlan_port: 4790, vxlan_vni: 8, vxlan_mtu: None, ipip_mtu: Some(1402), mtu: Some(1300) }
+    );
+}
+
+/// 100,000 blocks, nested in pairs, and 100,000 endpoints, most of them borrowed: no step may be
+/// quadratic. (The bound is for a debug build on a busy machine.)
+#[test]
+fn a_large_cluster_is_planned_in_time() {
+    let mut parsed = parse("x", "");
+    let nodes = 100u32;
+    let small = cluster(
+        "node n0 172.16.0.1/24\n pool 10.0.0.0/8 vxlan=CrossSubnet\n block 10.0.0.0/26 n0\n pod p n0 11.0.0.1",
+    );
+    for n in 0..nodes {
+        let mut node = small.nodes[0].clone();
+        node.meta.name = format!("n{n}");
+        node.vtep_mac = margay::resource::vtep_mac_v4(&node.meta.name);
+        node.ipv4 = Some(format!("172.16.0.{}/24", n + 1).parse().unwrap());
+        parsed.resources.push(Resource::Node(node));
+    }
+    parsed.resources.push(Resource::IpPool(small.pools[0].clone()));
+    for n in 0..100_000u32 {
+        let mut block = small.blocks[0].clone();
+        block.meta.name = format!("b{n}");
+        let length = if n % 2 == 0 { 26 } else { 27 };
+        block.cidr = format!("{}/{length}", Ipv4Addr::from(0x0a00_0000 + n / 2 * 64)).parse().unwrap();
+        block.node = format!("n{}", n % nodes);
+        parsed.resources.push(Resource::BlockAffinity(block));
+        let mut endpoint = small.endpoints[0].clone();
+        endpoint.meta.name = format!("default/e{n}");
+        endpoint.node = format!("n{}", n % 7);
+        endpoint.addresses = vec![Ipv4Addr::from(0x0a00_0000 + n * 32 + 1).into()];
+        endpoint.netns = Some(format!("/run/netns/{n}").into());
+        parsed.resources.push(Resource::WorkloadEndpoint(endpoint));
+    }
+    let resources = Resources::build([parsed]).unwrap_or_else(|errors| panic!("{}", errors[0]));
+    let start = Instant::now();
+    let plan = plan(&resources, "n99").unwrap();
+    println!("{} routes in {:?}", plan.routes.len(), start.elapsed());
+    assert!(plan.routes.len() > 150_000, "{}", plan.routes.len());
+    assert!(start.elapsed().as_secs() < 5, "{:?}", start.elapsed());
+}
+
+/// The answer of `margay check`: table, warnings, and the verdict.
+#[test]
+fn check_prints_tables_and_says_what_is_wrong() {
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/examples/two-nodes");
+    let check = |directory: &Path, node: Option<&str>| {
+        let args = check::Args { directory: directory.to_owned(), node: node.map(str::to_owned) };
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let verdict = check::check(&args, &mut out, &mut err).unwrap();
+        (verdict, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
+    };
+    let (verdict, out, err) = check(&example, Some("node-b"));
+    assert_eq!((verdict, err.as_str()), (check::Verdict::Valid, ""));
+    let (first, table) = out.split_once('\n').unwrap();
+    assert!(first.ends_with("two-nodes: 2 nodes, 1 pool, 2 blocks, 2 endpoints"), "{first}");
+    assert_eq!(
+        table,
+        "\nnode-b, 192.168.77.2 in 192.168.77.0/24:
+  PREFIX           TO                     HOW    CLASS           BECAUSE
+  10.65.0.0/26     192.168.77.1 (node-a)  vxlan  vxlan tunnel    block 10.65.0.0/26 of node-a; pool 10.65.0.0/16 says vxlan Always: vxlan
+  10.65.0.1/32     192.168.77.1 (node-a)  vxlan  vxlan tunnel    vxlan tunnel address of node-a; pool 10.65.0.0/16 says vxlan Always: vxlan
+  10.65.0.64/26    nowhere                drop   blackhole       block 10.65.0.64/26 of this node: what no endpoint holds is dropped
+  10.65.0.65/32    this node              host   local host      this node's vxlan tunnel address
+  10.65.0.66/32    default/pod-b eth0     local  local workload  endpoint default/node--b-k8s-pod--b-eth0 of this node
+  192.168.77.2/32  this node              host   local host      this node's own address
+"
+    );
+    let (verdict, out, _) = check(&example, None);
+    assert_eq!(verdict, check::Verdict::Valid);
+    assert!(out.contains("\nnode-a, 192.168.77.1 in 192.168.77.0/24:\n") && out.contains("\nnode-b, "));
+    let (verdict, _, err) = check(&example, Some("node-c"));
+    assert_eq!(verdict, check::Verdict::Wrong);
+    assert_eq!(err, "error: no Node resource is named \"node-c\" (there are node-a, node-b)\n");
+
+    let directory = tempfile::tempdir().unwrap();
+    let header = "apiVersion: projectcalico.org/v3\nkind: ";
+    let node = |name: &str, address: &str| {
+        format!("{header}Node\nmetadata: {{name: {name}}}\nspec: {{bgp: {{ipv4Address: {address}}}}}\n---\n")
+    };
+    let pool = format!(
+        "{header}IPPool\nmetadata: {{name: p}}\nspec: {{cidr: 10.65.0.0/16, ipipMode: CrossSubnet, nodeSelector: all()}}\n"
+    );
+    let file = directory.path().join("all.yaml");
+    std::fs::write(&file, node("a", "10.0.0.1/24") + &node("b", "10.0.0.2/32") + &node("c", "\"\"") + &pool)
+        .unwrap();
+    let (verdict, _, err) = check(directory.path(), None);
+    assert_eq!(verdict, check::Verdict::Valid);
+    let starts: Vec<&str> = err.lines().map(|line| line.split(": ").nth(1).unwrap()).collect();
+    assert_eq!(err.matches("CrossSubnet is asymmetric").count(), 1, "{err}");
+    assert_eq!(starts[..2], ["IPPool spec.nodeSelector is not used", "c has no spec.bgp.ipv4Address"]);
+
+    std::fs::write(&file, "a: b\n---\nc: [").unwrap();
+    let (verdict, out, err) = check(directory.path(), None);
+    assert_eq!((verdict, out.as_str()), (check::Verdict::Wrong, ""));
+    assert!(
+        err.lines().count() == 3 && err.lines().all(|line| line.starts_with("error: all.yaml, document ")),
+        "{err}"
+    );
 }

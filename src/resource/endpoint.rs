@@ -120,7 +120,7 @@ fn addresses(spec: &mut Section<'_>, report: &mut Report<'_>) -> Vec<IpAddr> {
     let mut addresses = Vec::new();
     for (path, value) in spec.list("ipNetworks", report) {
         match value.as_str().and_then(single_host) {
-            None => report.wrong(&path, value, "one host's address (want e.g. 10.65.0.2/32)"),
+            None => report.wrong(&path, value, "one host's address (e.g. 10.65.0.2/32)"),
             Some(address) if addresses.contains(&address) => {
                 report.problem(&path, format!("{address} stands there twice"));
             }
@@ -198,7 +198,7 @@ fn number_or_text<T>(
     }
 }
 
-const A_NETNS: &str = "an absolute path (want e.g. /run/netns/pod-a) or a process id";
+const A_NETNS: &str = "an absolute path (e.g. /run/netns/pod-a) or a process id";
 
 fn netns_path(text: &str) -> Option<PathBuf> {
     // PATH_MAX of Linux, its closing zero included.

@@ -54,20 +54,20 @@ pub(super) fn read(meta: Meta, object: &Map<String, Value>, report: &mut Report<
     let mut spec = Section::of(object, "spec", "spec", report);
     let mut bgp = spec.section("bgp", "spec.bgp", report);
 
-    let want = "an IPv4 address with prefix length (want e.g. 10.0.0.5/24)";
+    let want = "an IPv4 address with prefix length (e.g. 10.0.0.5/24)";
     let ipv4 = bgp.text("ipv4Address", want, report, |text| {
         let address: Ipv4Net = text.parse().ok().or_else(|| Some(text.parse::<Ipv4Addr>().ok()?.into()))?;
         section::usable_v4(address.addr()).then_some(address)
     });
-    let want = "an IPv6 address with prefix length (want e.g. 2001:db8::5/64)";
+    let want = "an IPv6 address with prefix length (e.g. 2001:db8::5/64)";
     let ipv6 = bgp.text("ipv6Address", want, report, |text| {
         let address: Ipv6Net = text.parse().ok().or_else(|| Some(text.parse::<Ipv6Addr>().ok()?.into()))?;
         section::usable_v6(address.addr()).then_some(address)
     });
-    let want = "an IPv4 address (want e.g. 10.65.0.1)";
+    let want = "an IPv4 address (e.g. 10.65.0.1)";
     let ipip_tunnel_addr = bgp.text("ipv4IPIPTunnelAddr", want, report, section::ipv4);
     let vxlan_tunnel_addr = spec.text("ipv4VXLANTunnelAddr", want, report, section::ipv4);
-    let want = "an IPv6 address (want e.g. fd00:10:65::1)";
+    let want = "an IPv6 address (e.g. fd00:10:65::1)";
     let vxlan_tunnel_addr_v6 = spec.text("ipv6VXLANTunnelAddr", want, report, section::ipv6);
     let vtep_mac = spec.text("vxlanTunnelMACAddr", A_MAC, report, section::unicast_mac);
     let vtep_mac_v6_given = spec.text("vxlanTunnelMACAddrV6", A_MAC, report, section::unicast_mac);

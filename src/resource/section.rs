@@ -43,7 +43,7 @@ impl<'a> Report<'a> {
     }
 
     pub(super) fn missing(&mut self, path: &str, want: &str) {
-        self.problem(path, format!("missing (want {want})"));
+        self.problem(path, format!("missing: want {want}"));
     }
 
     pub(super) fn wrong(&mut self, path: &str, found: &Value, want: &str) {
@@ -243,7 +243,7 @@ pub(super) fn canonical_prefix(
     example: &str,
     report: &mut Report<'_>,
 ) -> Option<Prefix> {
-    let want = format!("a prefix (want e.g. {example})");
+    let want = format!("a prefix (e.g. {example})");
     let prefix = section.required(key, &want, report, |text| text.parse::<Prefix>().ok())?;
     if prefix.trunc() == prefix {
         return Some(prefix);
@@ -271,7 +271,7 @@ pub(super) fn usable_v6(address: Ipv6Addr) -> bool {
     !(address.is_unspecified() || address.is_multicast() || address.is_loopback())
 }
 
-pub(super) const A_MAC: &str = "a unicast Ethernet address (want e.g. 66:f9:37:c3:7e:94)";
+pub(super) const A_MAC: &str = "a unicast Ethernet address (e.g. 66:f9:37:c3:7e:94)";
 
 /// An address that one station can have.
 pub(super) fn unicast_mac(text: &str) -> Option<MacAddr> {

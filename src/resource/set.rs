@@ -91,14 +91,21 @@ struct Place<'a> {
     path: &'static str,
 }
 
+const NAME: &str = "metadata.name";
+
 #[derive(Default)]
 struct Conflicts {
     errors: Vec<ResourceError>,
 }
 
 impl Conflicts {
-    /// Reports `problem` at the later of two places, with the earlier one named behind it.
+    /// Reports `problem` at the later of two places, with the earlier one named behind it. Two of one
+    /// kind and name are reported as such, not for each thing that they have in common besides.
     fn report(&mut self, here: Place<'_>, there: Place<'_>, problem: impl Display) {
+        let same = here.kind == there.kind && here.meta.name == there.meta.name;
+        if same && here.path != NAME {
+            return;
+        }
         let (here, there) = if here.meta.origin >= there.meta.origin { (here, there) } else { (there, here) };
         self.errors.push(ResourceError::Field {
             origin: here.meta.origin.clone(),
@@ -109,7 +116,7 @@ impl Conflicts {
     }
 
     fn names<'a>(&mut self, kind: &'static str, metas: impl Iterator<Item = &'a Meta>) {
-        let place = |meta| Place { kind, meta, path: "metadata.name" };
+        let place = |meta| Place { kind, meta, path: NAME };
         let mut seen = BTreeMap::new();
         for meta in metas {
             match seen.entry(&meta.name) {
@@ -155,7 +162,8 @@ impl Conflicts {
         }
     }
 
-    /// One address, one owner: nodes, tunnels and endpoints share the space that routes lead to.
+    /// One address, one owner: nodes, tunnels and endpoints share the space that routes lead to. (One
+    /// node may use one address for several tunnels, as in Calico.)
     fn addresses(&mut self, nodes: &[Node], endpoints: &[WorkloadEndpoint]) {
         let mut claims: Vec<(IpAddr, Place<'_>)> = Vec::new();
         for node in nodes {
@@ -179,11 +187,7 @@ impl Conflicts {
         for claims in claims.chunk_by(|a, b| a.0 == b.0) {
             let [(address, first), others @ ..] = claims else { continue };
             for (_, other) in others {
-                // A node may use one address for several tunnels, as in Calico.
-                let same = first.kind == other.kind && first.meta.name == other.meta.name;
-                if !same {
-                    self.report(*other, *first, format!("{address} already belongs to"));
-                }
+                self.report(*other, *first, format!("{address} already belongs to"));
             }
         }
     }

@@ -56,7 +56,7 @@ pub fn plan(resources: &Resources, node: &str) -> Result<NodePlan, PlanError> {
         PlanError::UnknownNode { node: node.to_owned(), known }
     })?;
     let address = here.ipv4.ok_or_else(|| {
-        let problem = "missing (want this node's underlay address with prefix length, e.g. 10.0.0.5/24)";
+        let problem = "missing: want this node's underlay address with prefix length (e.g. 10.0.0.5/24)";
         PlanError::Incomplete(vec![ResourceError::Field {
             origin: here.meta.origin.clone(),
             subject: format!("Node {node}"),
@@ -427,8 +427,8 @@ fn local_endpoints(resources: &Resources, node: &str) -> Result<Vec<EndpointPlan
                 subject: format!("WorkloadEndpoint {}", endpoint.meta.name),
                 path: "metadata.annotations.margay.dev/netns".to_owned(),
                 problem: format!(
-                    "missing on {node}, which makes its TAP (want the path of the workload's network namespace, \
-                     or a process id)"
+                    "missing on {node}, which makes its TAP: want the path of the workload's network namespace, \
+                     or a process id"
                 ),
             });
         }
