@@ -15,12 +15,12 @@ const DEFAULT: u32 = 77;
 
 /// What the model needs to know of a family.
 trait Family: Address + Debug + Ord {
-    const BITS: u8;
+    const WIDTH: u8;
     fn from_key(key: u128) -> Self;
     fn to_key(self) -> u128;
 
     fn all_ones() -> u128 {
-        u128::MAX >> (128 - Self::BITS)
+        u128::MAX >> (128 - Self::WIDTH)
     }
 
     fn host_bits(len: u8) -> u128 {
@@ -29,7 +29,7 @@ trait Family: Address + Debug + Ord {
 }
 
 impl Family for Ipv4Addr {
-    const BITS: u8 = 32;
+    const WIDTH: u8 = 32;
     fn from_key(key: u128) -> Self {
         (key as u32).into()
     }
@@ -39,7 +39,7 @@ impl Family for Ipv4Addr {
 }
 
 impl Family for Ipv6Addr {
-    const BITS: u8 = 128;
+    const WIDTH: u8 = 128;
     fn from_key(key: u128) -> Self {
         key.into()
     }
@@ -72,7 +72,7 @@ impl Model {
         let table = self.compile::<A>();
         let edges = asked.iter().flat_map(|&(net, len)| {
             let last = net | A::host_bits(len);
-            [net, last, net.wrapping_sub(1), last.wrapping_add(1), net | A::host_bits(len) / 3]
+            [net, last, net.wrapping_sub(1), last.wrapping_add(1), net | (A::host_bits(len) / 3)]
         });
         for key in edges.chain([0, u128::MAX]) {
             let addr = A::from_key(key & A::all_ones());
@@ -93,10 +93,10 @@ enum Change {
 fn change<A: Family>() -> impl Strategy<Value = Change> {
     let octet =
         prop_oneof![4 => prop::sample::select(vec![0u8, 1, 10, 127, 128, 254, 255]), 1 => any::<u8>()];
-    let bits = prop::collection::vec(octet, usize::from(A::BITS) / 8)
+    let bits = prop::collection::vec(octet, usize::from(A::WIDTH) / 8)
         .prop_map(|octets| octets.iter().fold(0, |key, &octet| key << 8 | u128::from(octet)));
     let border = prop::sample::select(vec![0, 1, 7, 8, 15, 16, 17, 23, 24, 25, 26, 30]);
-    let len = prop_oneof![2 => 0..=A::BITS, 2 => border, 1 => A::BITS - 8..=A::BITS, 2 => Just(A::BITS)];
+    let len = prop_oneof![2 => 0..=A::WIDTH, 2 => border, 1 => A::WIDTH - 8..=A::WIDTH, 2 => Just(A::WIDTH)];
     // Few values, so that neighbours and nested prefixes often agree and their runs merge.
     let value = prop_oneof![4 => 0u32..4, 1 => Just(DEFAULT), 1 => Just(MAX_VALUE), 1 => 0..=MAX_VALUE];
     prop_oneof![

@@ -4,7 +4,7 @@
 use std::marker::PhantomData;
 use std::net::IpAddr;
 
-use super::{Address, Lpm, MAX_VALUE, NODE, Node, ROOT_SLOTS};
+use super::{Address, Dense, INDEX, Lpm, MAX_VALUE, NODE, ROOT_SLOTS, SPARSE, SPARSE_STARTS, Sparse};
 
 /// Why a table cannot be built.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -51,8 +51,8 @@ pub(super) fn build<A: Address>(
     check_value(default)?;
     let mut sorted = Vec::new();
     for (addr, len, value) in routes {
-        if len > A::MAX_LEN {
-            return Err(BuildError::Length { addr: addr.into(), len, max: A::MAX_LEN });
+        if len > A::BITS {
+            return Err(BuildError::Length { addr: addr.into(), len, max: A::BITS });
         }
         check_value(value)?;
         sorted.push(Route { key: addr.key() & !host_bits(len), len, value });
@@ -62,7 +62,7 @@ pub(super) fn build<A: Address>(
     let edges = edges(default, &sorted);
     drop(sorted);
 
-    let mut layout = Layout::default();
+    let mut layout = Layout { unused: 128 - u32::from(A::BITS), ..Layout::default() };
     layout.slots(default, &edges, 128 - 16, 0xffff)?;
     let mut root = vec![default; ROOT_SLOTS].into_boxed_slice();
     let mut end = ROOT_SLOTS;
@@ -72,7 +72,8 @@ pub(super) fn build<A: Address>(
     }
     Ok(Lpm {
         root: root.try_into().expect("made with ROOT_SLOTS"),
-        nodes: layout.nodes.into(),
+        sparse: layout.sparse.into(),
+        dense: layout.dense.into(),
         runs: layout.runs.into(),
         family: PhantomData,
     })
@@ -125,12 +126,15 @@ fn push_edge(edges: &mut Vec<Edge>, start: u128, value: u32) {
     }
 }
 
-/// The nodes and runs made so far.
+/// The nodes made so far.
 #[derive(Default)]
 struct Layout {
-    nodes: Vec<Node>,
+    /// Bits of a key that addresses of this family do not have.
+    unused: u32,
+    sparse: Vec<Sparse>,
+    dense: Vec<Dense>,
     runs: Vec<u32>,
-    /// Runs of the nodes in the making, the root's first, the deepest node's last.
+    /// Runs of what is in the making: the root's first, those of the deepest node last.
     pending: Vec<Run>,
 }
 
@@ -141,36 +145,25 @@ struct Run {
 }
 
 impl Layout {
-    /// Leaves in `pending` the runs of a node (or the root): `edges` are those within it, `value` is what
-    /// holds before the first, `shift` and `mask` take its slot from an address.
-    fn slots(
-        &mut self,
-        mut value: u32,
-        mut edges: &[Edge],
-        shift: u32,
-        mask: u128,
-    ) -> Result<(), BuildError> {
+    /// Leaves in `pending` the runs of the root or of a node with slots 0 to `max`, each `shift` bits
+    /// wide. `edges` are those within it, and `value` is what holds before the first.
+    fn slots(&mut self, mut value: u32, edges: &[Edge], shift: u32, max: u16) -> Result<(), BuildError> {
         let base = self.pending.len();
-        let slot_of = |edge: &Edge| ((edge.start >> shift) & mask) as usize;
         let mut free = 0;
-        while let [first, ..] = edges {
-            let slot = slot_of(first);
+        for group in by_slot(edges, shift) {
+            let slot = usize::from((group[0].start >> shift) as u16 & max);
             if free < slot {
                 self.push_run(base, free, value);
             }
-            let inside = edges.iter().take_while(|edge| slot_of(edge) == slot).count();
-            let (group, rest) = edges.split_at(inside);
-            let below = (1 << shift) - 1;
-            let entry = match group {
-                [edge] if edge.start & below == 0 => edge.value,
-                _ => self.node(value, group, shift - 8)?,
+            let entry = match undivided(group, shift) {
+                true => group[0].value,
+                false => self.node(value, group, shift)?,
             };
             self.push_run(base, slot, entry);
-            value = group[inside - 1].value;
+            value = group[group.len() - 1].value;
             free = slot + 1;
-            edges = rest;
         }
-        if free as u128 <= mask {
+        if free <= usize::from(max) {
             self.push_run(base, free, value);
         }
         Ok(())
@@ -182,27 +175,78 @@ impl Layout {
         }
     }
 
-    /// Makes a node, after its children, and returns the entry that names it.
-    fn node(&mut self, value: u32, edges: &[Edge], shift: u32) -> Result<u32, BuildError> {
+    /// Makes a node, after its children, of a slot `bits` wide, and returns the entry that names it.
+    fn node(&mut self, value: u32, edges: &[Edge], bits: u32) -> Result<u32, BuildError> {
         let base = self.pending.len();
-        self.slots(value, edges, shift, 0xff)?;
-        let index = u32::try_from(self.nodes.len()).ok().filter(|&index| index <= MAX_VALUE);
-        let first = u32::try_from(self.runs.len()).ok().filter(|&first| first <= MAX_VALUE);
-        let (Some(index), Some(first)) = (index, first) else { return Err(BuildError::Size) };
+        if bits >= self.unused + 16 && fits_sparse(edges, bits - 16) {
+            self.slots(value, edges, bits - 16, 0xffff)?;
+            return self.sparse_node(base);
+        }
+        self.slots(value, edges, bits - 8, 0xff)?;
+        self.dense_node(base)
+    }
 
-        let mut node = Node::default();
-        let mut next = first;
+    /// Makes a sparse node of the runs from `base`.
+    fn sparse_node(&mut self, base: usize) -> Result<u32, BuildError> {
+        let index = index(&self.sparse)?;
+        let runs = &self.pending[base..];
+        let last = runs[runs.len() - 1].entry;
+        let mut node = Sparse { starts: [u16::MAX; SPARSE_STARTS], entries: [last; SPARSE_STARTS + 1] };
+        for (entry, run) in node.entries.iter_mut().zip(runs) {
+            *entry = run.entry;
+        }
+        for (start, run) in node.starts.iter_mut().zip(&runs[1..]) {
+            *start = run.slot as u16;
+        }
+        self.sparse.push(node);
+        self.pending.truncate(base);
+        Ok(NODE | SPARSE | index)
+    }
+
+    /// Makes a dense node of the runs from `base`.
+    fn dense_node(&mut self, base: usize) -> Result<u32, BuildError> {
+        let index = index(&self.dense)?;
+        let mut node = Dense::default();
         let mut runs = self.pending.drain(base..).peekable();
         for (chunk, end) in node.0.iter_mut().zip([64, 128, 192, 256]) {
             while let Some(run) = runs.next_if(|run| run.slot < end) {
-                // Bit 0 of `starts` stands for slot 1; a start at slot 0 is shifted out.
+                // Bit 0 stands for slot 1; a start at slot 0 is shifted out.
                 chunk.starts |= (1 << (run.slot % 64)) >> 1;
                 self.runs.push(run.entry);
-                next += 1;
             }
-            chunk.last = next - 1;
+            // The first run starts at slot 0, so there is one by now.
+            chunk.last = u32::try_from(self.runs.len() - 1).map_err(|_| BuildError::Size)?;
         }
-        self.nodes.push(node);
+        self.dense.push(node);
         Ok(NODE | index)
     }
+}
+
+/// The index of the next node of a kind.
+fn index<T>(nodes: &[T]) -> Result<u32, BuildError> {
+    u32::try_from(nodes.len()).ok().filter(|&index| index <= INDEX).ok_or(BuildError::Size)
+}
+
+/// Groups edges by the slot, `shift` bits wide, that they are in.
+fn by_slot(edges: &[Edge], shift: u32) -> impl Iterator<Item = &[Edge]> {
+    edges.chunk_by(move |a, b| a.start >> shift == b.start >> shift)
+}
+
+/// Whether the edges of a slot leave it in one piece.
+fn undivided(group: &[Edge], shift: u32) -> bool {
+    group.len() == 1 && group[0].start.trailing_zeros() >= shift
+}
+
+/// Whether a sparse node can hold what `edges` make of slots `shift` bits wide.
+fn fits_sparse(edges: &[Edge], shift: u32) -> bool {
+    let mut starts = 0;
+    for group in by_slot(edges, shift) {
+        let slot = (group[0].start >> shift) as u16;
+        // A divided slot is a run of its own, and what comes after it another.
+        starts += usize::from(slot > 0) + usize::from(slot < u16::MAX && !undivided(group, shift));
+        if starts > SPARSE_STARTS {
+            return false;
+        }
+    }
+    true
 }
