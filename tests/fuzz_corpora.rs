@@ -75,6 +75,7 @@ fn write_the_seeds() {
         ("vxlan", in_of(&vxlan, "csum ok")),
         ("vxlan-reserved-bit", in_of(&vxlan, "reserved2 nonzero")),
         ("vxlan-cut", in_of(&vxlan, "truncated after vxlan hdr")),
+        ("reserved-flag", hex("45000026123480004011c66dc0a84e320a41080a045708ae001200004141414141414141")),
         ("options", hex("47000020123400004011000ac0a84e320a41080a94040000010101000000000000")),
     ];
     for (name, packet) in &packets {
