@@ -113,6 +113,10 @@ fn write_the_seeds() {
         write("arp", name, &message);
         write("ethernet_ip", &format!("arp-{name}"), &frame([0x08, 0x06], &message));
     }
+    for name in ["nodes", "pool", "pods"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/examples/two-nodes");
+        write("resource", name, &fs::read(path.join(format!("{name}.yaml"))).unwrap());
+    }
     write("mac", "lower", b"66:f9:37:c3:7e:94");
     write("mac", "upper", b"EE:EE:EE:EE:EE:EE");
     write("mac", "dashes", b"66-f9-37-c3-7e-94");
