@@ -75,6 +75,7 @@ fn write_the_seeds() {
         ("vxlan", in_of(&vxlan, "csum ok")),
         ("vxlan-reserved-bit", in_of(&vxlan, "reserved2 nonzero")),
         ("vxlan-cut", in_of(&vxlan, "truncated after vxlan hdr")),
+        ("reserved-flag", hex("45000026123480004011c66dc0a84e320a41080a045708ae001200004141414141414141")),
         ("options", hex("47000020123400004011000ac0a84e320a41080a94040000010101000000000000")),
     ];
     for (name, packet) in &packets {
@@ -111,6 +112,10 @@ fn write_the_seeds() {
     ] {
         write("arp", name, &message);
         write("ethernet_ip", &format!("arp-{name}"), &frame([0x08, 0x06], &message));
+    }
+    for name in ["nodes", "pool", "pods"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/examples/two-nodes");
+        write("resource", name, &fs::read(path.join(format!("{name}.yaml"))).unwrap());
     }
     write("mac", "lower", b"66:f9:37:c3:7e:94");
     write("mac", "upper", b"EE:EE:EE:EE:EE:EE");

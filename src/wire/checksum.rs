@@ -53,7 +53,6 @@ impl Add for Sum {
 }
 
 /// Sums bytes; an odd last byte counts as the high half of a word (RFC 1071 4.1).
-#[inline]
 pub fn sum(bytes: &[u8]) -> Sum {
     let (blocks, rest) = bytes.as_chunks::<32>();
     // Four lanes of 32-bit words in 64-bit sums, which the compiler turns into vector additions. No
@@ -65,16 +64,22 @@ pub fn sum(bytes: &[u8]) -> Sum {
             lanes[lane % 4] += u64::from(u32::from_ne_bytes(*word));
         }
     }
-    let mut total = fold_to_32(lanes[0]) + fold_to_32(lanes[1]) + fold_to_32(lanes[2]) + fold_to_32(lanes[3]);
-    let (words, tail) = rest.as_chunks::<4>();
+    let mut total: u64 = lanes.iter().map(|lane| fold_to_32(*lane)).sum();
+    let (pairs, rest) = rest.as_chunks::<8>();
+    for pair in pairs {
+        total += fold_to_32(u64::from_ne_bytes(*pair));
+    }
+    let (words, rest) = rest.as_chunks::<4>();
     for word in words {
         total += u64::from(u32::from_ne_bytes(*word));
     }
-    let mut last = [0; 4];
-    for (to, from) in last.iter_mut().zip(tail) {
-        *to = *from;
-    }
-    total += u64::from(u32::from_ne_bytes(last));
+    total += match *rest {
+        [a] => u64::from(u16::from_ne_bytes([a, 0])),
+        [a, b] => u64::from(u16::from_ne_bytes([a, b])),
+        // Four bytes, the last of them padding.
+        [a, b, c] => u64::from(u32::from_ne_bytes([a, b, c, 0])),
+        _ => 0,
+    };
     from_native(total)
 }
 

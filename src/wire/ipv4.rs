@@ -56,11 +56,11 @@ impl<'a> Ipv4<'a> {
             return Err(Malformed::Ipv4TotalLength);
         }
         let packet = bytes.get(..total_len).ok_or(Malformed::Ipv4TotalLength)?;
-        let sum = match header_len {
-            MIN_HEADER_LEN => checksum::sum_20(fixed),
-            _ => checksum::sum(&packet[..header_len]),
+        let right = match header_len {
+            MIN_HEADER_LEN => checksum::sum_20(fixed).is_right(),
+            _ => options_add_up(&packet[..header_len]),
         };
-        if !sum.is_right() {
+        if !right {
             return Err(Malformed::Ipv4Checksum);
         }
         Ok(Ipv4 { fixed, packet })
@@ -230,6 +230,13 @@ impl<'a> Ipv4<'a> {
     fn word(&self, at: usize) -> u16 {
         u16::from_be_bytes([self.fixed[at], self.fixed[at + 1]])
     }
+}
+
+/// Hardly any packet has options; apart, they leave [`Ipv4::parse`] short enough to be inlined.
+#[cold]
+#[inline(never)]
+fn options_add_up(header: &[u8]) -> bool {
+    checksum::sum(header).is_right()
 }
 
 /// One hop less, in place; the checksum follows without a look at the rest of the header.

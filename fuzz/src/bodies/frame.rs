@@ -23,6 +23,37 @@ pub(super) fn ethernet_ip(input: &[u8]) {
         }
     }
     frame(input);
+    let mut repaired = input.to_vec();
+    repair_frame(&mut repaired);
+    frame(&repaired);
+}
+
+/// Makes lengths and checksums right all the way down: hardly any random packet gets behind them.
+fn repair_frame(bytes: &mut [u8]) {
+    let Some((header, payload)) = bytes.split_first_chunk_mut::<{ ethernet::HEADER_LEN }>() else { return };
+    if header[12..] == [0x08, 0x00] {
+        repair_packet(payload);
+    }
+}
+
+fn repair_packet(bytes: &mut [u8]) {
+    if !super::wire::repair(bytes) {
+        return;
+    }
+    let ip = Ipv4::parse(bytes).expect("repaired");
+    let (header_len, total_len, protocol) = (ip.header_len(), ip.total_len(), ip.protocol());
+    let payload = &mut bytes[header_len..total_len];
+    let len = payload.len() as u16;
+    match protocol {
+        Protocol::IPIP => repair_packet(payload),
+        Protocol::UDP if len >= 16 => {
+            payload[4..6].copy_from_slice(&len.to_be_bytes());
+            // The I flag, wherever the datagram goes.
+            payload[8] |= 0x08;
+            repair_frame(&mut payload[16..]);
+        }
+        _ => {}
+    }
 }
 
 fn frame(bytes: &[u8]) {

@@ -5,6 +5,7 @@
 //! crashes comes on top.
 
 mod frame;
+mod resource;
 mod segment;
 mod wire;
 
@@ -20,6 +21,7 @@ pub const TARGETS: &[Target] = &[
     ("icmpv4", segment::icmpv4),
     ("ipv4", wire::ipv4),
     ("mac", wire::mac),
+    ("resource", resource::resource),
     ("tcp", segment::tcp),
     ("udp", segment::udp),
     ("vxlan", wire::vxlan),

@@ -68,15 +68,20 @@ pub(super) fn repair(bytes: &mut [u8]) -> bool {
     let total_len = usize::from(u16::from_be_bytes([bytes[2], bytes[3]])).clamp(header_len, available);
     bytes[2..4].copy_from_slice(&(total_len as u16).to_be_bytes());
     bytes[10..12].copy_from_slice(&[0, 0]);
-    let checksum = Ipv4Packet::new(bytes).map_or(0, |oracle| pnet::packet::ipv4::checksum(&oracle));
+    let checksum = header_checksum(bytes);
     bytes[10..12].copy_from_slice(&checksum.to_be_bytes());
     true
+}
+
+/// As pnet has it: etherparse forgets the reserved flag on the way.
+fn header_checksum(bytes: &[u8]) -> u16 {
+    pnet::packet::ipv4::checksum(&Ipv4Packet::new(bytes).expect("at least 20 bytes"))
 }
 
 fn one_packet(input: &[u8]) {
     let oracle = Ipv4HeaderSlice::from_slice(input).ok().filter(|oracle| {
         let fits = usize::from(oracle.total_len()) <= input.len() && oracle.payload_len().is_ok();
-        fits && super::is_right(oracle.header_checksum(), oracle.to_header().calc_header_checksum())
+        fits && super::is_right(oracle.header_checksum(), header_checksum(input))
     });
     let packet = match Ipv4::parse(input) {
         Ok(packet) => packet,
