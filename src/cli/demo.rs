@@ -115,7 +115,7 @@ fn show(args: &Args, machine: &Machine, binary: PathBuf, out: &mut dyn Write) ->
         outcomes.push(scene.play(out)?);
     }
     summary::write(&outcomes, out)?;
-    let failures: Vec<String> = outcomes.into_iter().flat_map(Outcome::into_failures).collect();
+    let failures: Vec<String> = outcomes.iter().filter_map(Outcome::failure).collect();
     if failures.is_empty() { Ok(()) } else { Err(DemoError::Failed(failures)) }
 }
 

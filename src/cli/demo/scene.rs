@@ -9,8 +9,7 @@ use std::time::Duration;
 use crate::cli::dissect::{self, Dissection};
 use crate::lpm::Prefix;
 use crate::testbed::{
-    BedError, Capture, Frame, Lab, LabSpec, Node, NodeKind, Ping, PingReport, Pod, Topology, ping,
-    throughput, transfer,
+    BedError, Capture, Frame, Lab, LabSpec, Node, NodeKind, Ping, Pod, Topology, ping, throughput, transfer,
 };
 
 /// Bytes that TCP moves each way to be compared.
@@ -74,10 +73,13 @@ pub(super) struct Figures {
 }
 
 impl Outcome {
-    /// What failed, each with the title.
-    pub(super) fn into_failures(self) -> impl Iterator<Item = String> {
-        let title = self.title;
-        self.failures.into_iter().map(move |failure| format!("{title}: {failure}"))
+    /// What failed first, and how much more.
+    pub(super) fn failure(&self) -> Option<String> {
+        let first = self.failures.first()?;
+        Some(match self.failures.len() - 1 {
+            0 => format!("{}: {first}", self.title),
+            more => format!("{}: {first} (and {more} more)", self.title),
+        })
     }
 
     /// Notes a failure and says so.
@@ -124,6 +126,9 @@ impl Scene<'_> {
         outcome.local = self.reach("on one node", here, neighbour, &mut outcome, out)?;
         self.underlay(a, here, there, &mut outcome, out)?;
         outcome.remote = self.reach("across nodes", here, there, &mut outcome, out)?;
+        if !outcome.failures.is_empty() {
+            quote(&mut lab, out)?;
+        }
         if let Err(e) = lab.stop() {
             outcome.fail(out, e.to_string())?;
         }
@@ -163,13 +168,25 @@ impl Scene<'_> {
     ) -> io::Result<Figures> {
         heading(out, &format!("{} to {}, {place}", from.name, to.name))?;
         let mut figures = Figures::default();
+        // Without an answer to the first, the others would only take their time.
+        match ping(&from.netns, to.address, Ping { count: 1, ..Ping::default() }) {
+            Ok(report) if report.lost() == 0 => {}
+            Ok(report) => {
+                outcome.fail(out, format!("ping {place}: {report}"))?;
+                return Ok(figures);
+            }
+            Err(e) => {
+                outcome.fail(out, e.to_string())?;
+                return Ok(figures);
+            }
+        }
         let many = Ping { count: 20, interval: Duration::from_millis(5), ..Ping::default() };
         match ping(&from.netns, to.address, many) {
             Ok(report) if report.lost() == 0 => {
                 figures.round_trip = report.median();
-                writeln!(out, "  ping  {}", pinged(&report))?;
+                writeln!(out, "  ping  {report}")?;
             }
-            Ok(report) => outcome.fail(out, format!("ping {place}: {}", pinged(&report)))?,
+            Ok(report) => outcome.fail(out, format!("ping {place}: {report}"))?,
             Err(e) => outcome.fail(out, e.to_string())?,
         }
         for (from, to) in [(from, to), (to, from)] {
@@ -224,7 +241,7 @@ impl Scene<'_> {
         let forms: Vec<OnWire> =
             frames.iter().map(|frame| OnWire::of(&dissect::frame(&frame.bytes))).collect();
         if report.lost() > 0 {
-            outcome.fail(out, format!("ping across nodes: {}", pinged(&report)))?;
+            outcome.fail(out, format!("ping across nodes: {report}"))?;
         } else if forms.len() < 2 * report.sent || forms.iter().any(|form| *form != self.on_wire) {
             let want = self.on_wire.name();
             outcome.fail(out, format!("the underlay should show {want} packets only, both ways"))?;
@@ -259,6 +276,18 @@ fn arp(pod: &Pod, other: &Pod, outcome: &mut Outcome, out: &mut dyn Write) -> io
         Some((mac, state)) => writeln!(out, "  neighbour 169.254.1.1 lladdr {mac} {state:?}"),
         None => outcome.fail(out, format!("{} got no answer to ARP for 169.254.1.1", pod.name)),
     }
+}
+
+/// What the daemons said, when something failed.
+fn quote(lab: &mut Lab, out: &mut dyn Write) -> io::Result<()> {
+    for node in &mut lab.nodes {
+        let Some(said) = node.daemon().map(|daemon| daemon.output()) else { continue };
+        heading(out, &format!("The daemon of {} said", node.name))?;
+        for line in said.lines() {
+            writeln!(out, "  {line}")?;
+        }
+    }
+    Ok(())
 }
 
 /// Nodes, pods and what is between.
@@ -298,18 +327,6 @@ fn print(frames: &[Frame], out: &mut dyn Write) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-fn pinged(report: &PingReport) -> String {
-    let mut text = format!("{} sent, {} lost", report.sent, report.lost());
-    if let Some(median) = report.median() {
-        text.push_str(&format!(", median round trip {:.3} ms", median.as_secs_f64() * 1e3));
-    }
-    for error in &report.errors {
-        text.push_str(", ");
-        text.push_str(error);
-    }
-    text
 }
 
 #[cfg(test)]
