@@ -1,12 +1,24 @@
 //! From resources to one node's best routes, as Calico's calculation makes them.
 //!
-//! [`plan`](NodePlan) is what the agent compiles into the FIB: it names the node itself, the peers it
-//! knows, its endpoints, and the best route of each prefix with the rule that made it.
+//! [`plan`] gives what the agent compiles into the FIB: the node itself, the peers it knows, its
+//! endpoints, and the best route of each prefix with the rule that made it; [`NodePlan::explain`]
+//! puts that rule into words.
+//!
+//! The types hold either family; what is planned is IPv4. IPv6 pools, blocks and addresses are left
+//! out ([`crate::resource::Notice::Ipv6NotRouted`] says so).
+
+mod calculate;
+mod explain;
+mod subnet;
 
 use std::net::IpAddr;
 
 use crate::lpm::Prefix;
 use crate::wire::MacAddr;
+
+pub use crate::resource::Attach;
+pub use calculate::{PlanError, plan};
+pub use subnet::{Asymmetry, asymmetries};
 
 /// How packets towards a peer travel on the underlay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -19,7 +31,9 @@ pub enum Encap {
     Direct,
 }
 
-/// Route classes, best first: for one prefix the lowest class wins (Felix's `routetable/defs.go` order).
+/// Route classes, best first (the order of Felix's `routetable/defs.go`): of a local and a remote route
+/// of one prefix, the lower class wins. Of two remote ones, which only a /32 block can bring about, the
+/// endpoint's wins over the block's whatever their classes, as in Felix's `calc/l3_route_resolver.go`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum RouteClass {
     /// A /32 (or /128) of an endpoint on this node.
@@ -67,12 +81,30 @@ pub struct Route {
     pub class: RouteClass,
     /// Where it leads.
     pub target: Target,
-    /// The pool that decided the encapsulation, if any covers the prefix.
+    /// The pool that covers the prefix, if any; for a remote route it decided the encapsulation.
     pub pool: Option<Prefix>,
-    /// A remote workload's address outside its node's blocks (Calico's `borrowed`).
-    pub borrowed: bool,
-    /// One sentence for people: the rule that made this route, with the values it looked at.
-    pub rule: String,
+    /// What made it; [`NodePlan::explain`] says it in a sentence.
+    pub rule: Rule,
+}
+
+/// The fact in the resources that a route comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Rule {
+    /// An address of an endpoint of this node.
+    LocalEndpoint,
+    /// This node's underlay address.
+    NodeAddress,
+    /// A node's IPIP tunnel address: this node's own, or a peer's.
+    IpipTunnelAddress,
+    /// A node's VXLAN tunnel address: this node's own, or a peer's.
+    VxlanTunnelAddress,
+    /// An address of a peer's endpoint outside that peer's blocks (Calico's `borrowed`).
+    Borrowed {
+        /// The longest block around it, another node's; `None` where no block holds it.
+        from: Option<Prefix>,
+    },
+    /// A block of a peer, or of this node.
+    Block,
 }
 
 /// Another node of the cluster.
@@ -90,15 +122,6 @@ pub struct Peer {
     pub vtep_mac: MacAddr,
 }
 
-/// How an endpoint is attached to its workload (`margay.dev/attach`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Attach {
-    /// A TAP that margay makes in the workload's network namespace.
-    Tap,
-    /// A veth whose host end, already there, margay serves by a packet socket.
-    Veth,
-}
-
 /// One WorkloadEndpoint of this node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EndpointPlan {
@@ -111,9 +134,10 @@ pub struct EndpointPlan {
     /// TAP: name of the interface inside the workload's namespace (`spec.endpoint`, default `eth0`).
     /// veth: the host end (`spec.interfaceName`).
     pub interface: String,
-    /// Path of the workload's network namespace, or `/proc/PID/ns/net` for a pid (`margay.dev/netns`).
+    /// Path of the workload's network namespace, or `/proc/PID/ns/net` for a pid (`margay.dev/netns`);
+    /// always there for a TAP.
     pub netns: Option<std::path::PathBuf>,
-    /// Addresses, each a single host (`ipNetworks`).
+    /// Addresses, each a single host (`ipNetworks`); at least one.
     pub addresses: Vec<IpAddr>,
     /// `spec.mac`; learned when absent.
     pub mac: Option<MacAddr>,
@@ -121,7 +145,7 @@ pub struct EndpointPlan {
     pub queues: u16,
 }
 
-/// An enabled or disabled IPPool, for what depends on pools but not on routes.
+/// An IPPool, enabled or disabled.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PoolPlan {
     /// `spec.cidr`.
@@ -166,11 +190,11 @@ pub struct NodePlan {
     pub vxlan_tunnel_addr: Option<IpAddr>,
     /// Own VTEP MAC: `spec.vxlanTunnelMACAddr`, or `66:` and five octets of sha1 of the name.
     pub vtep_mac: MacAddr,
-    /// Every other Node, by name.
+    /// Every other Node that has an underlay address, by name.
     pub peers: Vec<Peer>,
     /// This node's WorkloadEndpoints, by name.
     pub endpoints: Vec<EndpointPlan>,
-    /// All pools, by cidr.
+    /// All IPv4 pools, by cidr; no two overlap.
     pub pools: Vec<PoolPlan>,
     /// Best routes, one a prefix, by prefix.
     pub routes: Vec<Route>,
