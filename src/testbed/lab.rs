@@ -5,6 +5,8 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Duration;
 
+use ipnet::Ipv4Net;
+
 use super::pod::quiet;
 use super::{BedError, Daemon, Pod, Workdir, kernel, resources};
 use crate::lpm::Prefix;
@@ -169,6 +171,11 @@ pub struct Lab {
 }
 
 impl Lab {
+    /// The only IPPool of every lab: 10.65.0.0/16.
+    pub fn pool() -> Prefix {
+        Prefix::V4(Ipv4Net::new_assert(Ipv4Addr::new(10, 65, 0, 0), 16))
+    }
+
     /// Builds namespaces, cables, pods, kernel nodes and files; daemons wait for [`Lab::start`].
     ///
     /// # Errors

@@ -1,15 +1,18 @@
 //! One mode: a lab, shown step by step.
 
+use std::fmt::Display;
 use std::io::{self, Write};
-use std::net::IpAddr;
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use crate::cli::dissect::{self, Dissection};
-use crate::lpm::Prefix;
+use crate::cli::routes;
+use crate::datastore;
+use crate::rib::{self, Attach};
+use crate::sys::netns::Netns;
 use crate::testbed::{
-    BedError, Capture, Frame, Lab, LabSpec, Node, NodeKind, Ping, Pod, Topology, ping, throughput, transfer,
+    BedError, Capture, Frame, Lab, LabSpec, Node, Ping, PingReport, Pod, Topology, Transfer, ping,
+    throughput, transfer,
 };
 
 /// Bytes that TCP moves each way to be compared.
@@ -81,13 +84,50 @@ impl Outcome {
             more => format!("{}: {first} (and {more} more)", self.title),
         })
     }
+}
+
+/// Where the show is printed, and what failed so far.
+struct Stage<'a> {
+    out: &'a mut dyn Write,
+    failures: Vec<String>,
+}
+
+impl Stage<'_> {
+    fn heading(&mut self, text: &str) -> io::Result<()> {
+        writeln!(self.out, "\n{text}")
+    }
+
+    fn line(&mut self, text: impl Display) -> io::Result<()> {
+        writeln!(self.out, "  {text}")
+    }
 
     /// Notes a failure and says so.
-    fn fail(&mut self, out: &mut dyn Write, what: impl Into<String>) -> io::Result<()> {
-        let what = what.into();
-        writeln!(out, "  FAILED: {what}")?;
+    fn fail(&mut self, what: impl Display) -> io::Result<()> {
+        let what = what.to_string();
+        self.line(format_args!("FAILED: {what}"))?;
         // The summary has room for the first line of it; the rest has just been printed.
         self.failures.push(what.lines().next().unwrap_or_default().to_owned());
+        Ok(())
+    }
+
+    /// The value, or a failure noted.
+    fn take<T, E: Display>(&mut self, step: &str, result: Result<T, E>) -> io::Result<Option<T>> {
+        match result {
+            Ok(value) => Ok(Some(value)),
+            Err(e) => self.fail(format_args!("{step}: {e}")).map(|()| None),
+        }
+    }
+
+    /// Frames with the time since the first, a line for each level of headers.
+    fn frames(&mut self, frames: &[Frame]) -> io::Result<()> {
+        for frame in frames {
+            let since = frame.at.saturating_sub(frames[0].at);
+            write!(self.out, "  {:.6}  ", since.as_secs_f64())?;
+            for (depth, level) in dissect::frame(&frame.bytes).levels.iter().enumerate() {
+                let indent = if depth == 0 { 0 } else { 8 + 4 * depth };
+                writeln!(self.out, "{:indent$}{level}", "")?;
+            }
+        }
         Ok(())
     }
 }
@@ -98,233 +138,172 @@ impl Scene<'_> {
     /// # Errors
     /// Only that `out` takes no more: everything else is part of the outcome.
     pub(super) fn play(&self, out: &mut dyn Write) -> io::Result<Outcome> {
-        let mut outcome = Outcome {
-            title: self.title,
-            on_wire: self.on_wire,
-            local: Figures::default(),
-            remote: Figures::default(),
-            failures: Vec::new(),
-        };
         writeln!(out, "\n━━ {} {:━<width$}\n", self.title, "", width = 90 - self.title.len().min(80))?;
-        let mut lab = match Lab::new(self.spec.clone()) {
-            Ok(lab) => lab,
-            Err(e) => {
-                outcome.fail(out, e.to_string())?;
-                return Ok(outcome);
-            }
+        let mut stage = Stage { out, failures: Vec::new() };
+        let (local, remote) = match stage.take("build the lab", Lab::new(self.spec.clone()))? {
+            Some(mut lab) => self.acts(&mut lab, &mut stage)?,
+            None => Default::default(),
         };
-        picture(&lab, out)?;
-        if let Err(e) = lab.start(self.binary, self.arguments) {
-            outcome.fail(out, e.to_string())?;
-            return Ok(outcome);
-        }
-        self.routes(&lab, &mut outcome, out)?;
-        let [a, b] = &lab.nodes;
-        let (here, neighbour) = (&a.pods[0], &a.pods[1]);
-        let there = &b.pods[0];
-        arp(here, neighbour, &mut outcome, out)?;
-        outcome.local = self.reach("on one node", here, neighbour, &mut outcome, out)?;
-        self.underlay(a, here, there, &mut outcome, out)?;
-        outcome.remote = self.reach("across nodes", here, there, &mut outcome, out)?;
-        if !outcome.failures.is_empty() {
-            quote(&mut lab, out)?;
-        }
-        if let Err(e) = lab.stop() {
-            outcome.fail(out, e.to_string())?;
-        }
-        Ok(outcome)
+        Ok(Outcome { title: self.title, on_wire: self.on_wire, local, remote, failures: stage.failures })
     }
 
-    /// The routing table of each node, as `margay check` prints it.
-    fn routes(&self, lab: &Lab, outcome: &mut Outcome, out: &mut dyn Write) -> io::Result<()> {
-        for node in lab.nodes.iter().filter(|node| node.kind == NodeKind::Margay) {
-            heading(out, &format!("Routes of {}", node.name))?;
-            let files = lab.resources.path();
-            let check =
-                Command::new(self.binary).arg("check").arg(files).args(["--node", &node.name]).output();
-            match check {
-                Ok(output) if output.status.success() => {
-                    let text = String::from_utf8_lossy(&output.stdout);
-                    // The table is what is indented.
-                    for line in text.lines().filter(|line| line.starts_with("  ")) {
-                        writeln!(out, "{line}")?;
-                    }
-                }
-                Ok(output) => outcome.fail(out, String::from_utf8_lossy(&output.stderr).trim().to_owned())?,
-                Err(e) => outcome.fail(out, format!("margay check: {e}"))?,
-            }
+    fn acts(&self, lab: &mut Lab, stage: &mut Stage<'_>) -> io::Result<(Figures, Figures)> {
+        picture(lab, stage)?;
+        let started = lab.start(self.binary, self.arguments);
+        if stage.take("start", started)?.is_none() {
+            return Ok(Default::default());
         }
-        Ok(())
+        routes(lab, stage)?;
+        let [a, b] = &lab.nodes;
+        let (here, neighbour, there) = (&a.pods[0], &a.pods[1], &b.pods[0]);
+        arp(here, neighbour, stage)?;
+        let local = self.reach("on one node", here, neighbour, stage)?;
+        self.underlay(a, here, there, stage)?;
+        let remote = self.reach("across nodes", here, there, stage)?;
+        if !stage.failures.is_empty() {
+            quote(lab, stage)?;
+        }
+        stage.take("stop", lab.stop())?;
+        Ok((local, remote))
     }
 
     /// Round trips and TCP between two pods.
-    fn reach(
-        &self,
-        place: &str,
-        from: &Pod,
-        to: &Pod,
-        outcome: &mut Outcome,
-        out: &mut dyn Write,
-    ) -> io::Result<Figures> {
-        heading(out, &format!("{} to {}, {place}", from.name, to.name))?;
+    fn reach(&self, place: &str, from: &Pod, to: &Pod, stage: &mut Stage<'_>) -> io::Result<Figures> {
+        stage.heading(&format!("{} to {}, {place}", from.name, to.name))?;
         let mut figures = Figures::default();
         // Without an answer to the first, the others would only take their time.
-        match ping(&from.netns, to.address, Ping { count: 1, ..Ping::default() }) {
-            Ok(report) if report.lost() == 0 => {}
-            Ok(report) => {
-                outcome.fail(out, format!("ping {place}: {report}"))?;
-                return Ok(figures);
-            }
-            Err(e) => {
-                outcome.fail(out, e.to_string())?;
-                return Ok(figures);
-            }
+        let first = answered(ping(&from.netns, to.address, Ping { count: 1, ..Ping::default() }));
+        if stage.take(&format!("ping {place}"), first)?.is_none() {
+            return Ok(figures);
         }
         let many = Ping { count: 20, interval: Duration::from_millis(5), ..Ping::default() };
-        match ping(&from.netns, to.address, many) {
-            Ok(report) if report.lost() == 0 => {
-                figures.round_trip = report.median();
-                writeln!(out, "  ping  {report}")?;
-            }
-            Ok(report) => outcome.fail(out, format!("ping {place}: {report}"))?,
-            Err(e) => outcome.fail(out, e.to_string())?,
+        let report = answered(ping(&from.netns, to.address, many));
+        if let Some(report) = stage.take(&format!("ping {place}"), report)? {
+            figures.round_trip = report.median();
+            stage.line(format_args!("ping  {report}"))?;
         }
         for (from, to) in [(from, to), (to, from)] {
-            let route = format!("{} > {}", from.name, to.name);
-            match transfer(&from.netns, &to.netns, to.address, MOVED) {
-                Ok(moved) if moved.intact() && moved.bytes == MOVED => writeln!(
-                    out,
-                    "  TCP   {route}: {} MiB, hash {:016x} at both ends",
-                    MOVED >> 20,
-                    moved.received_hash
-                )?,
-                Ok(moved) => outcome.fail(out, format!("TCP {route}: not what was sent: {moved:?}"))?,
-                Err(e) => outcome.fail(out, format!("TCP {route}: {e}"))?,
+            let way = format!("TCP   {} > {}", from.name, to.name);
+            let moved = intact(transfer(&from.netns, &to.netns, to.address, MOVED));
+            if let Some(moved) = stage.take(&way, moved)? {
+                let (mebibytes, hash) = (MOVED >> 20, moved.received_hash);
+                stage.line(format_args!("{way}: {mebibytes} MiB, hash {hash:016x} at both ends"))?;
             }
         }
-        match throughput(&from.netns, &to.netns, to.address, self.duration) {
-            Ok(measured) => {
-                figures.bits_per_second = Some(measured.bits_per_second());
-                let gigabits = measured.bits_per_second() / 1e9;
-                writeln!(out, "  TCP   {:.1?}: {gigabits:.2} Gbit/s", measured.elapsed)?;
-            }
-            Err(e) => outcome.fail(out, format!("TCP {place}: {e}"))?,
+        let measured = throughput(&from.netns, &to.netns, to.address, self.duration);
+        if let Some(measured) = stage.take(&format!("TCP {place}"), measured)? {
+            figures.bits_per_second = Some(measured.bits_per_second());
+            let (elapsed, gigabits) = (measured.elapsed, measured.bits_per_second() / 1e9);
+            stage.line(format_args!("TCP   {elapsed:.1?}: {gigabits:.2} Gbit/s"))?;
         }
         Ok(figures)
     }
 
     /// Two pings across, as they pass the first node's underlay interface.
-    fn underlay(
-        &self,
-        node: &Node,
-        from: &Pod,
-        to: &Pod,
-        outcome: &mut Outcome,
-        out: &mut dyn Write,
-    ) -> io::Result<()> {
-        heading(
-            out,
-            &format!("{} pings {}: eth0 of {}, outer and inner headers", from.name, to.name, node.name),
-        )?;
-        // The first ping resolves what has to be resolved.
+    fn underlay(&self, node: &Node, from: &Pod, to: &Pod, stage: &mut Stage<'_>) -> io::Result<()> {
+        let (source, target, on) = (&from.name, &to.name, &node.name);
+        stage.heading(&format!("{source} pings {target}: eth0 of {on}, outer and inner headers"))?;
         let two = Ping { count: 2, ..Ping::default() };
+        // The first ping resolves what has to be resolved.
         let captured = ping(&from.netns, to.address, Ping { count: 1, ..two })
-            .and_then(|_| during(node, || ping(&from.netns, to.address, two)));
-        let (report, frames) = match captured {
-            Ok(both) => both,
-            Err(e) => return outcome.fail(out, e.to_string()),
-        };
-        let pool = Prefix::new(IpAddr::from([10, 65, 0, 0]), 16).unwrap_or(node.block);
-        let frames: Vec<Frame> =
-            frames.into_iter().filter(|frame| dissect::concerns(&frame.bytes, pool)).collect();
-        print(&frames, out)?;
-        let forms: Vec<OnWire> =
-            frames.iter().map(|frame| OnWire::of(&dissect::frame(&frame.bytes))).collect();
+            .and_then(|_| during(&node.netns, || ping(&from.netns, to.address, two)));
+        let Some((report, frames)) = stage.take("ping across nodes", captured)? else { return Ok(()) };
+        let overlay = |frame: &Frame| dissect::concerns(&frame.bytes, Lab::pool());
+        let frames: Vec<Frame> = frames.into_iter().filter(overlay).collect();
+        stage.frames(&frames)?;
+        let as_announced = |frame: &Frame| OnWire::of(&dissect::frame(&frame.bytes)) == self.on_wire;
         if report.lost() > 0 {
-            outcome.fail(out, format!("ping across nodes: {report}"))?;
-        } else if forms.len() < 2 * report.sent || forms.iter().any(|form| *form != self.on_wire) {
-            let want = self.on_wire.name();
-            outcome.fail(out, format!("the underlay should show {want} packets only, both ways"))?;
+            stage.fail(format_args!("ping across nodes: {report}"))
+        } else if frames.len() < 2 * report.sent || !frames.iter().all(as_announced) {
+            let form = self.on_wire.name();
+            stage.fail(format_args!("the underlay should show {form} packets only, both ways"))
+        } else {
+            Ok(())
         }
-        Ok(())
     }
 }
 
-/// What passes a node's underlay interface while `work` runs.
-fn during<T>(node: &Node, work: impl FnOnce() -> Result<T, BedError>) -> Result<(T, Vec<Frame>), BedError> {
-    let capture = Capture::start(&node.netns, "eth0")?;
+/// A ping that lost something is a failure.
+fn answered(result: Result<PingReport, BedError>) -> Result<PingReport, String> {
+    match result {
+        Ok(report) if report.lost() == 0 => Ok(report),
+        Ok(report) => Err(report.to_string()),
+        Err(e) => Err(e.to_string()),
+    }
+}
+
+/// A transfer whose ends differ is a failure.
+fn intact(result: Result<Transfer, BedError>) -> Result<Transfer, String> {
+    match result {
+        Ok(moved) if moved.intact() && moved.bytes == MOVED => Ok(moved),
+        Ok(moved) => Err(format!("not what was sent: {moved:?}")),
+        Err(e) => Err(e.to_string()),
+    }
+}
+
+/// What passes `eth0` of a namespace while `work` runs.
+fn during<T>(netns: &Netns, work: impl FnOnce() -> Result<T, BedError>) -> Result<(T, Vec<Frame>), BedError> {
+    let capture = Capture::start(netns, "eth0")?;
     Ok((work()?, capture.stop()))
 }
 
-/// The pod's first question, and what it knows afterwards.
-fn arp(pod: &Pod, other: &Pod, outcome: &mut Outcome, out: &mut dyn Write) -> io::Result<()> {
-    heading(out, &format!("ARP of {} for its gateway 169.254.1.1", pod.name))?;
-    let asked = pod.forget_gateway().and_then(|()| {
-        let capture = Capture::start(&pod.netns, "eth0")?;
-        ping(&pod.netns, other.address, Ping { count: 1, ..Ping::default() })?;
-        let frames = capture.stop();
-        Ok((frames, pod.gateway()?))
-    });
-    let (frames, gateway) = match asked {
-        Ok(both) => both,
-        Err(e) => return outcome.fail(out, e.to_string()),
-    };
-    let is_arp = |frame: &Frame| frame.bytes.get(12..14) == Some(&[0x08, 0x06]);
-    let frames: Vec<Frame> = frames.into_iter().filter(is_arp).collect();
-    print(&frames, out)?;
-    match gateway.and_then(|entry| Some((entry.mac?, entry.state))) {
-        Some((mac, state)) => writeln!(out, "  neighbour 169.254.1.1 lladdr {mac} {state:?}"),
-        None => outcome.fail(out, format!("{} got no answer to ARP for 169.254.1.1", pod.name)),
-    }
-}
-
-/// What the daemons said, when something failed.
-fn quote(lab: &mut Lab, out: &mut dyn Write) -> io::Result<()> {
-    for node in &mut lab.nodes {
-        let Some(said) = node.daemon().map(|daemon| daemon.output()) else { continue };
-        heading(out, &format!("The daemon of {} said", node.name))?;
-        for line in said.lines() {
-            writeln!(out, "  {line}")?;
-        }
-    }
-    Ok(())
-}
-
 /// Nodes, pods and what is between.
-fn picture(lab: &Lab, out: &mut dyn Write) -> io::Result<()> {
+fn picture(lab: &Lab, stage: &mut Stage<'_>) -> io::Result<()> {
     let [a, b] = &lab.nodes;
     let between = match lab.spec.topology {
         Topology::SameSubnet => "════",
         Topology::Routed => "══ router ══",
     };
-    writeln!(out, "  {} {} {between} {} {}", a.name, a.underlay, b.underlay, b.name)?;
+    stage.line(format_args!("{} {} {between} {} {}", a.name, a.underlay, b.underlay, b.name))?;
     for node in &lab.nodes {
         let pods: Vec<String> = node.pods.iter().map(|pod| format!("{} {}", pod.name, pod.address)).collect();
-        writeln!(out, "  {} block {}: {}", node.name, node.block, pods.join(", "))?;
+        stage.line(format_args!("{} block {}: {}", node.name, node.block, pods.join(", ")))?;
     }
     let attach = match lab.spec.attach {
-        crate::rib::Attach::Tap => "TAP",
-        crate::rib::Attach::Veth => "veth",
+        Attach::Tap => "TAP",
+        Attach::Veth => "veth",
     };
     let (pods, underlay) = (lab.spec.pod_mtu(), lab.spec.underlay_mtu);
-    writeln!(out, "  pods by {attach}; MTU: underlay {underlay}, pods {pods}")
+    stage.line(format_args!("pods by {attach}; MTU: underlay {underlay}, pods {pods}"))
 }
 
-fn heading(out: &mut dyn Write, text: &str) -> io::Result<()> {
-    writeln!(out, "\n{text}")
-}
-
-/// Frames with the time since the first, a line for each level of headers.
-fn print(frames: &[Frame], out: &mut dyn Write) -> io::Result<()> {
-    for frame in frames {
-        let since = frame.at.saturating_sub(frames[0].at);
-        write!(out, "  {:.6}  ", since.as_secs_f64())?;
-        for (depth, level) in dissect::frame(&frame.bytes).levels.iter().enumerate() {
-            if depth > 0 {
-                write!(out, "{:indent$}", "", indent = 12 + 4 * depth)?;
-            }
-            writeln!(out, "{level}")?;
+/// The routing table of each node, made from the same files as the daemon's.
+fn routes(lab: &Lab, stage: &mut Stage<'_>) -> io::Result<()> {
+    let loaded = datastore::load(lab.resources.path());
+    let Some(resources) = stage.take("read the resources", loaded)? else { return Ok(()) };
+    for node in &lab.nodes {
+        stage.heading(&format!("Routes of {}", node.name))?;
+        if let Some(plan) = stage.take("plan", rib::plan(&resources, &node.name))? {
+            routes::table(&plan).lines().try_for_each(|line| stage.line(line))?;
         }
+    }
+    Ok(())
+}
+
+/// The pod's first question, and what it knows afterwards.
+fn arp(pod: &Pod, other: &Pod, stage: &mut Stage<'_>) -> io::Result<()> {
+    stage.heading(&format!("ARP of {} for its gateway 169.254.1.1", pod.name))?;
+    let one = Ping { count: 1, ..Ping::default() };
+    let asked = pod
+        .forget_gateway()
+        .and_then(|()| during(&pod.netns, || ping(&pod.netns, other.address, one)))
+        .and_then(|(_, frames)| Ok((frames, pod.gateway()?)));
+    let Some((frames, gateway)) = stage.take("ARP", asked)? else { return Ok(()) };
+    let is_arp = |frame: &Frame| frame.bytes.get(12..14) == Some(&[0x08, 0x06]);
+    let frames: Vec<Frame> = frames.into_iter().filter(is_arp).collect();
+    stage.frames(&frames)?;
+    match gateway.and_then(|entry| Some((entry.mac?, entry.state))) {
+        Some((mac, state)) => stage.line(format_args!("neighbour 169.254.1.1 lladdr {mac} {state:?}")),
+        None => stage.fail(format_args!("{} got no answer to ARP for 169.254.1.1", pod.name)),
+    }
+}
+
+/// What the daemons said, when something failed.
+fn quote(lab: &mut Lab, stage: &mut Stage<'_>) -> io::Result<()> {
+    for node in &mut lab.nodes {
+        let Some(said) = node.daemon().map(|daemon| daemon.output()) else { continue };
+        stage.heading(&format!("The daemon of {} said", node.name))?;
+        said.lines().try_for_each(|line| stage.line(line))?;
     }
     Ok(())
 }
@@ -332,7 +311,7 @@ fn print(frames: &[Frame], out: &mut dyn Write) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testbed::Mode;
+    use crate::testbed::{Mode, NodeKind};
 
     /// The show itself, with the kernel in the place of the daemons.
     fn shown(spec: LabSpec, on_wire: OnWire) -> (Outcome, String) {
@@ -353,6 +332,7 @@ mod tests {
     fn arp_and_both_headers_are_shown() {
         let (outcome, text) = shown(LabSpec::new(Mode::Vxlan), OnWire::Vxlan);
         assert_eq!(outcome.failures, [""; 0], "{text}");
+        assert!(text.contains("Routes of node-b\n  PREFIX"), "{text}");
         assert!(text.contains("ARP who-has 169.254.1.1 tell 10.65.0.2\n"), "{text}");
         assert!(text.contains("ARP reply 169.254.1.1 is-at ee:ee:ee:ee:ee:ee\n"), "{text}");
         assert!(text.contains("neighbour 169.254.1.1 lladdr ee:ee:ee:ee:ee:ee Reachable\n"), "{text}");
