@@ -157,7 +157,8 @@ impl Daemon {
         }
     }
 
-    fn failed(&self, reason: String) -> BedError {
+    /// An error that quotes all that it printed.
+    pub(super) fn failed(&self, reason: String) -> BedError {
         // What it wrote last may still be on its way through the pipe.
         std::thread::sleep(Duration::from_millis(50));
         BedError::Daemon { node: self.node.clone(), reason, output: self.output() }

@@ -75,7 +75,7 @@ pub struct LabSpec {
     pub attach: Attach,
     /// 1 to 60.
     pub pods_per_node: u8,
-    /// IP MTU of the underlay, bytes.
+    /// IP MTU of the underlay, 576 to 65535 bytes.
     pub underlay_mtu: u32,
 }
 
@@ -94,7 +94,7 @@ impl LabSpec {
 
     /// IP MTU of the pods, bytes: the underlay's without the outer headers.
     pub fn pod_mtu(&self) -> u32 {
-        self.underlay_mtu - self.mode.overhead()
+        self.underlay_mtu.saturating_sub(self.mode.overhead())
     }
 }
 
@@ -184,6 +184,9 @@ impl Lab {
         if !(1..=60).contains(&spec.pods_per_node) {
             return Err(BedError::Spec(format!("{} pods on a node: 1 to 60", spec.pods_per_node)));
         }
+        if !(576..=65535).contains(&spec.underlay_mtu) {
+            return Err(BedError::Spec(format!("underlay MTU {}: 576 to 65535 bytes", spec.underlay_mtu)));
+        }
         if spec.kinds.contains(&NodeKind::Kernel) && spec.mode.overhead() == 20 {
             return Err(BedError::Spec("kernel nodes have no IPIP: the module is seldom there".into()));
         }
@@ -260,7 +263,10 @@ impl Lab {
                 daemon.wait_ready(PATIENCE)?;
             }
             for pod in &node.pods {
-                pod.wait(PATIENCE)?;
+                pod.wait(PATIENCE).map_err(|missing| match &node.daemon {
+                    Some(daemon) => daemon.failed(format!("is up, but {missing}")),
+                    None => missing,
+                })?;
             }
         }
         Ok(())
