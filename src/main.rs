@@ -1,3 +1,5 @@
 //! The `margay` command.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    margay::cli::main()
+}

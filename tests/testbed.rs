@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use margay::rib::Attach;
+use margay::rib::{Attach, Encap, Target};
 use margay::testbed::{
     Capture, Lab, LabSpec, Mode, NodeKind, Ping, Pod, Topology, ping, throughput, transfer, udp_echo,
 };
@@ -119,6 +119,28 @@ fn a_lab_describes_itself_in_calicos_resources() {
     assert!(!dir.join("workload-pod-b3.yaml").exists());
     drop(lab);
     assert!(!dir.exists(), "the directory goes with the lab");
+}
+
+/// The files mean what the lab is built for, by margay's own route calculation.
+#[test]
+fn every_modes_files_make_the_routes_that_its_name_says() {
+    let modes = [
+        (Mode::Ipip, Topology::SameSubnet, Encap::Ipip),
+        (Mode::Vxlan, Topology::SameSubnet, Encap::Vxlan),
+        (Mode::None, Topology::Routed, Encap::Direct),
+        (Mode::IpipCrossSubnet, Topology::SameSubnet, Encap::Direct),
+        (Mode::IpipCrossSubnet, Topology::Routed, Encap::Ipip),
+        (Mode::VxlanCrossSubnet, Topology::Routed, Encap::Vxlan),
+    ];
+    for (mode, topology, encap) in modes {
+        let lab = Lab::new(LabSpec { topology, ..LabSpec::new(mode) }).unwrap();
+        let resources = margay::datastore::load(lab.resources.path()).unwrap();
+        let plan = margay::rib::plan(&resources, "node-a").unwrap();
+        assert_eq!(plan.endpoints.len(), 2);
+        assert_eq!((plan.address, &plan.warnings[..]), (lab.nodes[0].address(), &[][..]));
+        let route = plan.routes.iter().find(|route| route.prefix == lab.nodes[1].block).unwrap();
+        assert_eq!(route.target, Target::Peer { peer: 0, encap }, "{mode:?} {topology:?}");
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! A margay daemon as a child process.
 
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -73,6 +74,8 @@ impl Daemon {
             .args(["run", "--node", node, "--resources"])
             .arg(resources)
             .args(arguments)
+            // Ctrl-C at a terminal is for us; we tell the daemon in our own time.
+            .process_group(0)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -154,7 +157,8 @@ impl Daemon {
         }
     }
 
-    fn failed(&self, reason: String) -> BedError {
+    /// An error that quotes all that it printed.
+    pub(super) fn failed(&self, reason: String) -> BedError {
         // What it wrote last may still be on its way through the pipe.
         std::thread::sleep(Duration::from_millis(50));
         BedError::Daemon { node: self.node.clone(), reason, output: self.output() }

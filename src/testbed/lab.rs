@@ -5,6 +5,8 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Duration;
 
+use ipnet::Ipv4Net;
+
 use super::pod::quiet;
 use super::{BedError, Daemon, Pod, Workdir, kernel, resources};
 use crate::lpm::Prefix;
@@ -73,7 +75,7 @@ pub struct LabSpec {
     pub attach: Attach,
     /// 1 to 60.
     pub pods_per_node: u8,
-    /// IP MTU of the underlay, bytes.
+    /// IP MTU of the underlay, 576 to 65535 bytes.
     pub underlay_mtu: u32,
 }
 
@@ -92,7 +94,7 @@ impl LabSpec {
 
     /// IP MTU of the pods, bytes: the underlay's without the outer headers.
     pub fn pod_mtu(&self) -> u32 {
-        self.underlay_mtu - self.mode.overhead()
+        self.underlay_mtu.saturating_sub(self.mode.overhead())
     }
 }
 
@@ -169,6 +171,11 @@ pub struct Lab {
 }
 
 impl Lab {
+    /// The only IPPool of every lab: 10.65.0.0/16.
+    pub fn pool() -> Prefix {
+        Prefix::V4(Ipv4Net::new_assert(Ipv4Addr::new(10, 65, 0, 0), 16))
+    }
+
     /// Builds namespaces, cables, pods, kernel nodes and files; daemons wait for [`Lab::start`].
     ///
     /// # Errors
@@ -176,6 +183,9 @@ impl Lab {
     pub fn new(spec: LabSpec) -> Result<Self, BedError> {
         if !(1..=60).contains(&spec.pods_per_node) {
             return Err(BedError::Spec(format!("{} pods on a node: 1 to 60", spec.pods_per_node)));
+        }
+        if !(576..=65535).contains(&spec.underlay_mtu) {
+            return Err(BedError::Spec(format!("underlay MTU {}: 576 to 65535 bytes", spec.underlay_mtu)));
         }
         if spec.kinds.contains(&NodeKind::Kernel) && spec.mode.overhead() == 20 {
             return Err(BedError::Spec("kernel nodes have no IPIP: the module is seldom there".into()));
@@ -253,7 +263,10 @@ impl Lab {
                 daemon.wait_ready(PATIENCE)?;
             }
             for pod in &node.pods {
-                pod.wait(PATIENCE)?;
+                pod.wait(PATIENCE).map_err(|missing| match &node.daemon {
+                    Some(daemon) => daemon.failed(format!("is up, but {missing}")),
+                    None => missing,
+                })?;
             }
         }
         Ok(())

@@ -1,5 +1,7 @@
 //! Echo requests from inside a namespace.
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::io::{ErrorKind, Read};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -38,11 +40,15 @@ pub struct PingReport {
     pub sent: usize,
     /// Round-trip time of each answered request, in their order.
     pub round_trips: Vec<Duration>,
-    /// What the network said instead of an answer, like `ICMP type 3 code 1 from 10.65.0.1`.
-    pub errors: Vec<String>,
+    /// What the network said instead of an answer, like `ICMP type 3 code 1 from 10.65.0.1`, and how often.
+    pub errors: BTreeMap<String, usize>,
 }
 
 impl PingReport {
+    fn error(&mut self, text: String) {
+        *self.errors.entry(text).or_default() += 1;
+    }
+
     /// Requests without an answer.
     pub fn lost(&self) -> usize {
         self.sent - self.round_trips.len()
@@ -53,6 +59,16 @@ impl PingReport {
         let mut sorted = self.round_trips.clone();
         sorted.sort_unstable();
         sorted.get(sorted.len() / 2).copied()
+    }
+}
+
+impl fmt::Display for PingReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} sent, {} lost", self.sent, self.lost())?;
+        if let Some(median) = self.median() {
+            write!(f, ", median round trip {:.3} ms", median.as_secs_f64() * 1e3)?;
+        }
+        self.errors.iter().try_for_each(|(text, times)| write!(f, ", {times} times {text}"))
     }
 }
 
@@ -76,7 +92,7 @@ pub fn ping(from: &Netns, to: IpAddr, ping: Ping) -> Result<PingReport, BedError
         report.sent += 1;
         match socket.send_to(&message, &SocketAddr::new(to, 0).into()) {
             Ok(_) => {}
-            Err(e) if e.kind() == ErrorKind::HostUnreachable => report.errors.push(e.to_string()),
+            Err(e) if e.kind() == ErrorKind::HostUnreachable => report.error(e.to_string()),
             Err(e) => return Err(BedError::io(format!("send an echo request to {to}"))(e)),
         }
         if let Some(after) =
@@ -119,10 +135,10 @@ fn wait_reply(
                 if IpAddr::V4(ip.source_addr()) == from && icmp.payload() == payload {
                     return Ok(Some(now));
                 }
-                report.errors.push(format!("a reply from {} that differs", ip.source_addr()));
+                report.error(format!("a reply from {} that differs", ip.source_addr()));
             }
             Icmpv4Type::EchoReply(_) | Icmpv4Type::EchoRequest(_) => {}
-            _ => report.errors.push(format!(
+            _ => report.error(format!(
                 "ICMP type {} code {} from {}",
                 icmp.type_u8(),
                 icmp.code_u8(),

@@ -97,7 +97,10 @@ impl Pod {
         while !self.configured(&mut netlink) {
             if Instant::now() > deadline {
                 return Err(BedError::Io {
-                    operation: format!("wait for eth0 with {} in pod {}", self.address, self.name),
+                    operation: format!(
+                        "gave {} no eth0 with {} and a default route",
+                        self.name, self.address
+                    ),
                     source: std::io::ErrorKind::TimedOut.into(),
                 });
             }

@@ -6,9 +6,6 @@ use super::lab::{Lab, Mode, Node};
 use super::{BedError, Pod};
 use crate::rib::Attach;
 
-/// Overlay prefix of every lab.
-pub(super) const POOL: &str = "10.65.0.0/16";
-
 /// Writes all files of the lab.
 pub(super) fn write(lab: &Lab) -> Result<(), BedError> {
     lab.resources.write("pool.yaml", &pool(lab.spec.mode))?;
@@ -45,12 +42,13 @@ kind: IPPool
 metadata:
   name: pods
 spec:
-  cidr: {POOL}
+  cidr: {cidr}
   blockSize: 26
   ipipMode: {ipip}
   vxlanMode: {vxlan}
   natOutgoing: false
-"
+",
+        cidr = Lab::pool()
     )
 }
 

@@ -4,8 +4,16 @@ use std::fs::{self, DirBuilder};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::BedError;
+
+/// What [`Workdir::remove_all`] has to remove.
+static ALL: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+fn all() -> MutexGuard<'static, Vec<PathBuf>> {
+    ALL.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A new directory that only this user can enter, removed with everything in it when dropped.
 #[derive(Debug)]
@@ -26,7 +34,16 @@ impl Workdir {
             .mode(0o700)
             .create(&path)
             .map_err(BedError::io(format!("make directory {}", path.display())))?;
+        all().push(path.clone());
         Ok(Self { path })
+    }
+
+    /// Removes every directory that this process made and still has: for one that must end at once, where no
+    /// destructor runs.
+    pub fn remove_all() {
+        for path in all().drain(..) {
+            let _ = fs::remove_dir_all(path);
+        }
     }
 
     /// Where it is.
@@ -59,5 +76,6 @@ impl Drop for Workdir {
     fn drop(&mut self) {
         // Nobody is left to tell, and the system's own cleaning takes what remains.
         let _ = fs::remove_dir_all(&self.path);
+        all().retain(|path| *path != self.path);
     }
 }

@@ -14,7 +14,7 @@ mod rule;
 use std::net::IpAddr;
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
@@ -30,6 +30,9 @@ pub use rule::Rule;
 /// Larger than any message the kernel sends: it fills dumps in pieces of 32 KiB at most
 /// (`netlink_dump` in the kernel's af_netlink.c).
 const RECEIVE_BUFFER: usize = 64 << 10;
+
+/// A list is asked for so often; after that an answer with a hole is better than none.
+const DUMP_TRIES: usize = 4;
 
 /// An address family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +62,8 @@ pub struct Netlink {
     socket: Socket,
     sequence: u32,
     buffer: Vec<u8>,
+    /// The kernel marked the latest list as interrupted by a change.
+    inconsistent: bool,
 }
 
 impl std::fmt::Debug for Netlink {
@@ -83,7 +88,7 @@ impl Netlink {
             Ok(socket)
         };
         let socket = open().map_err(|cause| cause.during("open route netlink"))?;
-        Ok(Self { socket, sequence: 0, buffer: Vec::with_capacity(RECEIVE_BUFFER) })
+        Ok(Self { socket, sequence: 0, buffer: Vec::with_capacity(RECEIVE_BUFFER), inconsistent: false })
     }
 
     /// Asks for a change and waits for the acknowledgement.
@@ -96,9 +101,17 @@ impl Netlink {
         self.exchange(message, NLM_F_REQUEST | NLM_F_ACK)
     }
 
-    /// Asks for every object of a kind; once more if the table changed while the kernel listed it.
+    /// Asks for every object of a kind; again while the table changes under the kernel's hands
+    /// (NLM_F_DUMP_INTR), but not for ever.
     fn dump(&mut self, message: RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>, Cause> {
-        self.exchange(message, NLM_F_REQUEST | NLM_F_DUMP)
+        let mut answers = self.exchange(message.clone(), NLM_F_REQUEST | NLM_F_DUMP)?;
+        for _ in 0..DUMP_TRIES - 1 {
+            if !self.inconsistent {
+                break;
+            }
+            answers = self.exchange(message.clone(), NLM_F_REQUEST | NLM_F_DUMP)?;
+        }
+        Ok(answers)
     }
 
     /// One request and its answers up to the acknowledgement or the end of the list.
@@ -107,6 +120,7 @@ impl Netlink {
         message: RouteNetlinkMessage,
         flags: u16,
     ) -> Result<Vec<RouteNetlinkMessage>, Cause> {
+        self.inconsistent = false;
         self.sequence = self.sequence.wrapping_add(1);
         let mut header = NetlinkHeader::default();
         header.flags = flags;
@@ -131,7 +145,7 @@ impl Netlink {
     }
 
     /// Takes the messages of one datagram; true when the answer is complete.
-    fn take(&self, answers: &mut Vec<RouteNetlinkMessage>) -> Result<bool, Cause> {
+    fn take(&mut self, answers: &mut Vec<RouteNetlinkMessage>) -> Result<bool, Cause> {
         let mut rest = &self.buffer[..];
         while !rest.is_empty() {
             // netlink(7): each message starts with its length, and the next one at a multiple of four.
@@ -145,6 +159,7 @@ impl Netlink {
             if message.header.sequence_number != self.sequence {
                 continue; // an answer to an earlier request that failed half-way
             }
+            self.inconsistent |= message.header.flags & NLM_F_DUMP_INTR != 0;
             match message.payload {
                 NetlinkPayload::InnerMessage(inner) => answers.push(inner),
                 NetlinkPayload::Error(error) if error.code.is_none() => return Ok(true),

@@ -1,0 +1,137 @@
+//! `margay demo`: two nodes and their pods on this machine, and what their packets look like on the way.
+
+mod machine;
+mod scene;
+mod summary;
+
+use std::io::{self, ErrorKind, Write};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::testbed::{BedError, LabSpec, Mode, Topology};
+use machine::Machine;
+use scene::{OnWire, Outcome, Scene};
+
+/// Build two nodes with two pods each on this machine and show their packets
+///
+/// Makes network namespaces of its own, starts a real daemon for each node, pings and moves TCP between
+/// the pods, and shows routes, ARP for 169.254.1.1 and the packets on the underlay with outer and inner
+/// headers. Touches nothing of this machine's own network and leaves nothing behind. Needs root, or a
+/// system that lets its users make user namespaces.
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = "Exit status: 0 if everything that was shown worked, 1 if not.")]
+pub struct Args {
+    /// How packets travel between the nodes
+    #[arg(long, value_enum, default_value_t = ModeArg::All)]
+    pub mode: ModeArg,
+    /// How pods are attached: by a TAP in the pod, or by a veth as Calico's CNI plugin makes it
+    #[arg(long, value_enum, default_value_t = AttachArg::Auto)]
+    pub attach: AttachArg,
+    /// How long each TCP throughput is measured
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0, value_parser = seconds)]
+    pub seconds: f64,
+}
+
+/// What `--mode` takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum ModeArg {
+    /// IP in IP, protocol 4
+    Ipip,
+    /// VXLAN on UDP port 4789
+    Vxlan,
+    /// No encapsulation
+    None,
+    /// IP in IP between subnets only
+    CrossSubnet,
+    /// One after the other
+    All,
+}
+
+/// What `--attach` takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum AttachArg {
+    /// TAP where /dev/net/tun can be opened, else veth
+    Auto,
+    /// TAP
+    Tap,
+    /// Veth
+    Veth,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(seconds) if (0.1..=60.0).contains(&seconds) => Ok(seconds),
+        _ => Err("a number from 0.1 to 60".into()),
+    }
+}
+
+/// Why the demo did not show what it is for.
+#[derive(Debug, thiserror::Error)]
+pub enum DemoError {
+    /// The machine does not allow what it needs.
+    #[error("{0}")]
+    Machine(String),
+    /// Something that was shown did not work.
+    #[error("the demo failed: {}", .0.join("; "))]
+    Failed(Vec<String>),
+    /// A lab could not be built.
+    #[error(transparent)]
+    Bed(#[from] BedError),
+    /// Standard output takes no more.
+    #[error("cannot write: {0}")]
+    Output(#[from] io::Error),
+}
+
+/// Runs the demo on standard output. Call it before any thread is started: without privileges it moves the
+/// process to a user namespace, which only a process with one thread can do.
+///
+/// # Errors
+/// What did not work, in one line; the rest was printed.
+pub fn run(args: &Args) -> Result<(), DemoError> {
+    let binary = std::env::current_exe()?;
+    let machine = Machine::prepare(args.attach)?;
+    machine::end_on_signals()?;
+    match show(args, &machine, binary, &mut io::stdout().lock()) {
+        // The reader had enough (`margay demo | head`).
+        Err(DemoError::Output(error)) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        other => other,
+    }
+}
+
+fn show(args: &Args, machine: &Machine, binary: PathBuf, out: &mut dyn Write) -> Result<(), DemoError> {
+    for remark in &machine.remarks {
+        writeln!(out, "{remark}")?;
+    }
+    let mut outcomes = Vec::new();
+    for (title, spec, on_wire) in scenes(args.mode) {
+        let scene = Scene {
+            title,
+            spec: LabSpec { attach: machine.attach, ..spec },
+            on_wire,
+            binary: &binary,
+            arguments: machine.arguments,
+            duration: Duration::from_secs_f64(args.seconds),
+        };
+        outcomes.push(scene.play(out)?);
+    }
+    summary::write(&outcomes, out)?;
+    let failures: Vec<String> = outcomes.iter().filter_map(Outcome::failure).collect();
+    if failures.is_empty() { Ok(()) } else { Err(DemoError::Failed(failures)) }
+}
+
+/// What each mode shows.
+fn scenes(mode: ModeArg) -> Vec<(&'static str, LabSpec, OnWire)> {
+    let routed = |mode| LabSpec { topology: Topology::Routed, ..LabSpec::new(mode) };
+    let all = [
+        (ModeArg::Ipip, "IPIP", LabSpec::new(Mode::Ipip), OnWire::Ipip),
+        (ModeArg::Vxlan, "VXLAN", LabSpec::new(Mode::Vxlan), OnWire::Vxlan),
+        (ModeArg::None, "no encapsulation", LabSpec::new(Mode::None), OnWire::Plain),
+        (ModeArg::CrossSubnet, "CrossSubnet, one subnet", LabSpec::new(Mode::IpipCrossSubnet), OnWire::Plain),
+        (ModeArg::CrossSubnet, "CrossSubnet, two subnets", routed(Mode::IpipCrossSubnet), OnWire::Ipip),
+    ];
+    let wanted = |of: ModeArg| mode == ModeArg::All || mode == of;
+    all.into_iter()
+        .filter(|scene| wanted(scene.0))
+        .map(|(_, title, spec, wire)| (title, spec, wire))
+        .collect()
+}
