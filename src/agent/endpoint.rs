@@ -98,7 +98,8 @@ fn attach_tap(
         None => Neighbor::learned(mac),
     };
     let has_header = interface.offloads.has_header();
-    let how = format!("TAP {}, {}, {} queue(s)", plan.interface, interface.offloads.name(), interface.queues.len());
+    let how =
+        format!("TAP {}, {}, {} queue(s)", plan.interface, interface.offloads.name(), interface.queues.len());
     let queues: Vec<_> = interface.queues.into_iter().map(Arc::new).collect();
     for index in 0..workers.count() {
         // Worker `first` and those after it receive a queue each; everyone sends by some queue.
@@ -131,11 +132,8 @@ fn make_tap(plan: &EndpointPlan, mtu: u16, queues: u16) -> Result<(Interface, Ma
     netlink.set_link(name, &[LinkChange::Up])?;
     let gateway = Route { dev: Some(link.index), scope: Scope::Link, ..Route::to(host(GATEWAY_ADDRESS)) };
     netlink.add_route(&gateway)?;
-    let default = Route {
-        dev: Some(link.index),
-        via: Some(GATEWAY_ADDRESS.into()),
-        ..Route::default_of(Family::V4)
-    };
+    let default =
+        Route { dev: Some(link.index), via: Some(GATEWAY_ADDRESS.into()), ..Route::default_of(Family::V4) };
     netlink.add_route(&default)?;
     let mac = netlink.link(name)?.mac.unwrap_or(MacAddr([0; 6]));
     Ok((interface, mac))

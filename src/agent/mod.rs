@@ -239,8 +239,12 @@ impl Agent {
         let wanted: BTreeMap<&str, &EndpointPlan> =
             self.plan.endpoints.iter().map(|endpoint| (endpoint.name.as_str(), endpoint)).collect();
         let is_old = |attached: &Attached| wanted.get(attached.plan.name.as_str()) != Some(&&attached.plan);
-        let old: Vec<String> =
-            self.endpoints.iter().filter(|(_, attached)| is_old(attached)).map(|(name, _)| name.clone()).collect();
+        let old: Vec<String> = self
+            .endpoints
+            .iter()
+            .filter(|(_, attached)| is_old(attached))
+            .map(|(name, _)| name.clone())
+            .collect();
         self.failed.retain(|name, _| wanted.contains_key(name.as_str()));
         if old.is_empty() {
             return Ok(());
@@ -314,9 +318,15 @@ impl Agent {
 
     fn lost(&mut self, event: Event) {
         match event {
-            Event::SendRefused { id, error } => tracing::warn!(port = ?id, %error, "the kernel refuses to send"),
+            Event::SendRefused { id, error } => {
+                tracing::warn!(port = ?id, %error, "the kernel refuses to send")
+            }
             Event::PortLost { id: PortId::Endpoint(id), error } => {
-                let name = self.endpoints.iter().find(|(_, attached)| attached.id == id).map(|(name, _)| name.clone());
+                let name = self
+                    .endpoints
+                    .iter()
+                    .find(|(_, attached)| attached.id == id)
+                    .map(|(name, _)| name.clone());
                 let Some(attached) = name.and_then(|name| self.endpoints.remove(&name)) else { return };
                 let name = attached.plan.name.clone();
                 tracing::warn!(endpoint = %name, %error, "the endpoint's interface is gone");

@@ -17,7 +17,10 @@ pub(super) fn render(agent: &Agent) -> String {
         let _ = writeln!(out, "  {what:<10} {text}");
     };
     let underlay = &needs.interface;
-    line("underlay", format!("{} in {} on {}, MTU {}", plan.address, plan.subnet, underlay.name, underlay.mtu));
+    line(
+        "underlay",
+        format!("{} in {} on {}, MTU {}", plan.address, plan.subnet, underlay.name, underlay.mtu),
+    );
     line("workers", format!("{}, run to completion, woken by readiness", agent.workers.count()));
     match needs.vxlan {
         Some(port) => line(

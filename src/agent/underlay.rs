@@ -45,7 +45,9 @@ fn hint(error: &io::Error) -> &'static str {
             "something else in this network namespace has it, perhaps a kernel vxlan device (ip -d link show type vxlan) or another margay; remove it, or set vxlanPort"
         }
         Some(libc::EADDRNOTAVAIL) => "the node's address is not on this machine",
-        Some(libc::EAFNOSUPPORT | libc::EPROTONOSUPPORT) => "this kernel or sandbox does not know such sockets",
+        Some(libc::EAFNOSUPPORT | libc::EPROTONOSUPPORT) => {
+            "this kernel or sandbox does not know such sockets"
+        }
         Some(libc::EMFILE) => "too many open files: raise the limit (ulimit -n)",
         _ => "see the system's documentation of this error",
     }
@@ -174,7 +176,8 @@ impl Underlay {
 
 /// This node's own blocks and its endpoints' addresses outside them: what peers send here.
 pub fn own_prefixes(plan: &NodePlan) -> Vec<Ipv4Net> {
-    let own = plan.routes.iter().filter(|route| matches!(route.target, Target::Blackhole | Target::Endpoint(_)));
+    let own =
+        plan.routes.iter().filter(|route| matches!(route.target, Target::Blackhole | Target::Endpoint(_)));
     let prefixes = own.filter_map(|route| match route.prefix {
         ipnet::IpNet::V4(prefix) => Some(prefix),
         ipnet::IpNet::V6(_) => None,

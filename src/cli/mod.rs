@@ -33,6 +33,12 @@ pub fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run(args) => run::run(args),
         Command::Check(args) => check::run(&args),
-        Command::Demo(args) => demo::run(args),
+        Command::Demo(args) => match demo::run(&args) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("margay: {error}");
+                ExitCode::FAILURE
+            }
+        },
     }
 }

@@ -70,7 +70,8 @@ fn daemon(args: Args) -> Result<(), Box<dyn std::error::Error>> {
     let filter = tracing_subscriber::EnvFilter::try_new(&args.log)
         .map_err(|error| format!("--log {:?}: {error}", args.log))?;
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
-    let workers = args.workers.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
+    let workers =
+        args.workers.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
     // Before anything is made: a signal that comes while starting ends the daemon cleanly too.
     let signals = signals()?;
     limits::raise_open_files();
@@ -106,14 +107,17 @@ fn signals() -> std::io::Result<Receiver<Signal>> {
 /// What was counted: every frame in exactly one line.
 fn summary(tally: &Tally) -> String {
     let mut lines = vec![format!("margay: {} frames in", tally.input)];
-    let sent = Sent::ALL.iter().map(|sent| (sent.name(), tally.sent[sent.index()], "sent", sent.explanation()));
+    let sent =
+        Sent::ALL.iter().map(|sent| (sent.name(), tally.sent[sent.index()], "sent", sent.explanation()));
     let punted = PuntReason::ALL
         .iter()
         .map(|reason| (reason.name(), tally.punted[reason.index()], "punted", reason.explanation()));
     let dropped = DropReason::ALL
         .iter()
         .map(|reason| (reason.name(), tally.dropped[reason.index()], "dropped", reason.explanation()));
-    for (name, count, what, explanation) in sent.chain(punted).chain(dropped).filter(|(_, count, ..)| *count > 0) {
+    for (name, count, what, explanation) in
+        sent.chain(punted).chain(dropped).filter(|(_, count, ..)| *count > 0)
+    {
         lines.push(format!("  {count:>12} {what:<7} {name:<22} {explanation}"));
     }
     lines.join("\n") + "\n"
