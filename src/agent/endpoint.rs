@@ -30,7 +30,7 @@ const GSO_MAX_SIZE: u32 = 61_000;
 
 /// Why an endpoint is not attached.
 #[derive(Debug, thiserror::Error)]
-pub enum AttachError {
+pub(super) enum AttachError {
     /// Its namespace.
     #[error(transparent)]
     Netns(#[from] NetnsError),
@@ -50,13 +50,13 @@ pub enum AttachError {
 
 /// An endpoint that is attached.
 #[derive(Debug)]
-pub struct Attached {
+pub(super) struct Attached {
     /// Its id in the FIB.
-    pub id: EndpointId,
+    pub(super) id: EndpointId,
     /// What it was attached for.
-    pub plan: EndpointPlan,
+    pub(super) plan: EndpointPlan,
     /// For the start-up screen and the log.
-    pub how: String,
+    pub(super) how: String,
     kind: Kind,
 }
 
@@ -70,7 +70,7 @@ enum Kind {
 ///
 /// # Errors
 /// See [`AttachError`]; then nothing is left of it.
-pub fn attach(
+pub(super) fn attach(
     id: EndpointId,
     plan: &EndpointPlan,
     mtu: u16,
@@ -178,7 +178,7 @@ fn open_host_end(netlink: &mut Netlink, link: &Link) -> Result<Socket, AttachErr
 impl Attached {
     /// Takes the endpoint from the workers and removes what margay made; a veth is left as it was found.
     /// What has gone already is no error.
-    pub fn detach(self, workers: &Workers) {
+    pub(super) fn detach(self, workers: &Workers) {
         workers.detach(PortId::Endpoint(self.id));
         self.restore();
     }
@@ -187,7 +187,7 @@ impl Attached {
     ///
     /// # Errors
     /// The namespace or the interface is gone.
-    pub fn set_mtu(&self, mtu: u16) -> Result<(), AttachError> {
+    pub(super) fn set_mtu(&self, mtu: u16) -> Result<(), AttachError> {
         if let Kind::Tap(netns) = &self.kind {
             netns.netlink()?.set_link(self.plan.interface.as_str(), &[LinkChange::Mtu(mtu.into())])?;
         }

@@ -36,10 +36,10 @@ pub enum HostError {
 
 /// The TUN towards this node's kernel. It goes away with its descriptor, and its routes with it.
 #[derive(Debug)]
-pub struct HostInterface {
+pub(super) struct HostInterface {
     name: String,
     /// For the start-up screen.
-    pub how: String,
+    pub(super) how: String,
     state: State,
 }
 
@@ -67,7 +67,7 @@ impl HostInterface {
     ///
     /// # Errors
     /// See [`HostError`].
-    pub fn open(name: &str, plan: &NodePlan, mtu: u16, workers: &Workers) -> Result<Self, HostError> {
+    pub(super) fn open(name: &str, plan: &NodePlan, mtu: u16, workers: &Workers) -> Result<Self, HostError> {
         let interface = tun::open(name, Layer::Tun, 1)?;
         let how = format!("TUN {name}, {}", interface.offloads.name());
         let mut host = HostInterface { name: name.to_owned(), how, state: State::default() };
@@ -86,7 +86,7 @@ impl HostInterface {
     ///
     /// # Errors
     /// The kernel refuses one of them.
-    pub fn follow(&mut self, plan: &NodePlan, mtu: u16) -> Result<(), HostError> {
+    pub(super) fn follow(&mut self, plan: &NodePlan, mtu: u16) -> Result<(), HostError> {
         let state = State::of(plan, mtu);
         if self.state == state {
             return Ok(());
@@ -124,7 +124,7 @@ impl HostInterface {
 
 /// The rule and the blackholes that keep the kernel from what is margay's; removed when dropped.
 #[derive(Debug)]
-pub struct Guard {
+pub(super) struct Guard {
     interface: String,
     prefixes: Vec<Ipv4Net>,
 }
@@ -134,7 +134,7 @@ impl Guard {
     ///
     /// # Errors
     /// The kernel refuses; without CAP_NET_ADMIN in this namespace it does.
-    pub fn new(interface: &str) -> Result<Self, NetlinkError> {
+    pub(super) fn new(interface: &str) -> Result<Self, NetlinkError> {
         let mut netlink = Netlink::open()?;
         clear(&mut netlink)?;
         netlink.add_rule(&rule(interface))?;
@@ -142,7 +142,7 @@ impl Guard {
     }
 
     /// The underlay interface that it guards.
-    pub fn interface(&self) -> &str {
+    pub(super) fn interface(&self) -> &str {
         &self.interface
     }
 
@@ -150,7 +150,7 @@ impl Guard {
     ///
     /// # Errors
     /// As [`Self::new`].
-    pub fn follow(&mut self, prefixes: &[Ipv4Net]) -> Result<(), NetlinkError> {
+    pub(super) fn follow(&mut self, prefixes: &[Ipv4Net]) -> Result<(), NetlinkError> {
         if self.prefixes == prefixes {
             return Ok(());
         }

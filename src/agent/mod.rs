@@ -28,8 +28,11 @@ use crate::rib::{self, Encap, EndpointPlan, NodePlan, PlanError};
 use crate::sys::netlink::{Netlink, NetlinkError};
 
 use endpoint::Attached;
-use host::{Guard, HostError, HostInterface};
-use underlay::{Needs, Underlay, UnderlayError, own_prefixes};
+use host::{Guard, HostInterface};
+use underlay::{Needs, Underlay, own_prefixes};
+
+pub use host::HostError;
+pub use underlay::UnderlayError;
 use workers::Workers;
 
 /// How the daemon is set up; everything else is in the resources.

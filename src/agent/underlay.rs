@@ -18,7 +18,7 @@ use crate::sys::filter::Filter;
 use crate::sys::socket::{self, Seen};
 
 /// Source ports that a worker spreads its VXLAN flows over.
-pub const SOURCE_PORTS: usize = 16;
+pub(super) const SOURCE_PORTS: usize = 16;
 
 /// Why the underlay cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -55,18 +55,18 @@ fn hint(error: &io::Error) -> &'static str {
 
 /// The interface that holds the node's address.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Interface {
+pub(super) struct Interface {
     /// Name.
-    pub name: String,
+    pub(super) name: String,
     /// Index.
-    pub index: u32,
+    pub(super) index: u32,
     /// IP MTU, bytes.
-    pub mtu: u16,
+    pub(super) mtu: u16,
 }
 
 /// What is open on the underlay.
 #[derive(Debug)]
-pub struct Underlay {
+pub(super) struct Underlay {
     needs: Needs,
     /// Each worker's packet socket: its filter follows this node's blocks.
     packet_sockets: Vec<Arc<Socket>>,
@@ -75,14 +75,14 @@ pub struct Underlay {
 
 /// What decides which sockets there are.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Needs {
+pub(super) struct Needs {
     /// The interface that holds the node's address.
-    pub interface: Interface,
+    pub(super) interface: Interface,
     address: IpAddr,
     /// A pool says IPIP.
-    pub ipip: bool,
+    pub(super) ipip: bool,
     /// A pool says VXLAN: its UDP port.
-    pub vxlan: Option<u16>,
+    pub(super) vxlan: Option<u16>,
 }
 
 impl Needs {
@@ -90,12 +90,17 @@ impl Needs {
     ///
     /// # Errors
     /// [`UnderlayError::NoInterface`].
-    pub fn of(plan: &NodePlan, mtu_of: impl Fn(&str) -> Option<u16>) -> Result<Self, UnderlayError> {
+    pub(super) fn of(plan: &NodePlan, mtu_of: impl Fn(&str) -> Option<u16>) -> Result<Self, UnderlayError> {
         let interface = pnet::datalink::interfaces()
             .into_iter()
             .find(|interface| interface.ips.iter().any(|network| network.ip() == plan.address))
             .ok_or_else(|| UnderlayError::NoInterface(plan.address, plan.node.clone()))?;
-        let uses = |encap| plan.pools.iter().any(|pool| pool.encap == encap);
+        // A tunnel address may be outside all pools: then its route alone asks for the encapsulation.
+        let uses = |wanted| {
+            let by_route = |target| matches!(target, Target::Peer { encap, .. } if encap == wanted);
+            plan.pools.iter().any(|pool| pool.encap == wanted)
+                || plan.routes.iter().any(|route| by_route(route.target))
+        };
         Ok(Needs {
             interface: Interface {
                 mtu: mtu_of(&interface.name).unwrap_or(1500),
@@ -114,7 +119,7 @@ impl Underlay {
     ///
     /// # Errors
     /// [`UnderlayError::Socket`]; then the workers have kept what they had.
-    pub fn open(needs: Needs, workers: &Workers) -> Result<Self, UnderlayError> {
+    pub(super) fn open(needs: Needs, workers: &Workers) -> Result<Self, UnderlayError> {
         let count = workers.count();
         let sender = Arc::new(opened("the raw socket that sends to peers", socket::raw_sender())?);
         let mut ports: Vec<(usize, PortId, Box<dyn Port>)> = Vec::new();
@@ -153,7 +158,7 @@ impl Underlay {
     }
 
     /// What it was opened for.
-    pub fn needs(&self) -> &Needs {
+    pub(super) fn needs(&self) -> &Needs {
         &self.needs
     }
 
@@ -161,7 +166,7 @@ impl Underlay {
     ///
     /// # Errors
     /// The kernel refuses the filter.
-    pub fn follow(&mut self, blocks: Vec<Ipv4Net>) -> Result<(), UnderlayError> {
+    pub(super) fn follow(&mut self, blocks: Vec<Ipv4Net>) -> Result<(), UnderlayError> {
         if self.blocks == blocks {
             return Ok(());
         }
@@ -175,7 +180,7 @@ impl Underlay {
 }
 
 /// This node's own blocks and its endpoints' addresses outside them: what peers send here.
-pub fn own_prefixes(plan: &NodePlan) -> Vec<Ipv4Net> {
+pub(super) fn own_prefixes(plan: &NodePlan) -> Vec<Ipv4Net> {
     let own =
         plan.routes.iter().filter(|route| matches!(route.target, Target::Blackhole | Target::Endpoint(_)));
     let prefixes = own.filter_map(|route| match route.prefix {

@@ -20,7 +20,7 @@ const SLOTS: usize = 512;
 const CLOSE_TIME: Duration = Duration::from_secs(2);
 
 /// All worker threads.
-pub struct Workers {
+pub(super) struct Workers {
     workers: Vec<Running>,
     events: Receiver<Event>,
 }
@@ -37,7 +37,7 @@ impl Workers {
     ///
     /// # Errors
     /// The system gives no thread, epoll instance or eventfd.
-    pub fn start(count: usize, publication: &Arc<Publication>) -> io::Result<Self> {
+    pub(super) fn start(count: usize, publication: &Arc<Publication>) -> io::Result<Self> {
         let (tell, events) = bounded(1024);
         let mut workers = Vec::with_capacity(count);
         for index in 0..count {
@@ -61,17 +61,17 @@ impl Workers {
     }
 
     /// How many.
-    pub fn count(&self) -> usize {
+    pub(super) fn count(&self) -> usize {
         self.workers.len()
     }
 
     /// What workers cannot deal with themselves.
-    pub fn events(&self) -> &Receiver<Event> {
+    pub(super) fn events(&self) -> &Receiver<Event> {
         &self.events
     }
 
     /// Gives worker `index` a port.
-    pub fn attach(
+    pub(super) fn attach(
         &self,
         index: usize,
         id: PortId,
@@ -83,7 +83,7 @@ impl Workers {
     }
 
     /// Has every worker close a port, and waits until they did.
-    pub fn detach(&self, id: PortId) {
+    pub(super) fn detach(&self, id: PortId) {
         let (done, closed) = bounded::<()>(0);
         for index in 0..self.workers.len() {
             self.tell(index, Command::Detach { id, done: done.clone() });
@@ -94,21 +94,21 @@ impl Workers {
     }
 
     /// Ends every worker's wait, so that it takes up a FIB that was published.
-    pub fn wake(&self) {
+    pub(super) fn wake(&self) {
         for worker in &self.workers {
             let _ = worker.waker.wake();
         }
     }
 
     /// All workers' counts.
-    pub fn tally(&self) -> Tally {
+    pub(super) fn tally(&self) -> Tally {
         let mut total = Tally::default();
         self.workers.iter().for_each(|worker| total += &worker.counters.read());
         total
     }
 
     /// A worker that ended by itself: that is a fault.
-    pub fn ended(&self) -> bool {
+    pub(super) fn ended(&self) -> bool {
         self.workers.iter().any(|worker| worker.thread.as_ref().is_none_or(JoinHandle::is_finished))
     }
 
