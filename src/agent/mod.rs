@@ -23,7 +23,6 @@ use crate::datastore::{self, LoadError, Watcher};
 use crate::fib::{
     CompileError, EndpointId, Environment, Fib, IPIP_OVERHEAD, OuterTtl, Publication, VXLAN_OVERHEAD,
 };
-use crate::resource::Resources;
 use crate::rib::{self, Encap, EndpointPlan, NodePlan, PlanError};
 use crate::sys::netlink::{Netlink, NetlinkError};
 
@@ -105,6 +104,8 @@ pub struct Agent {
     endpoints: BTreeMap<String, Attached>,
     failed: BTreeMap<String, String>,
     endpoint_mtu: u16,
+    /// Notices and warnings that were logged: once is enough.
+    told: BTreeSet<String>,
 }
 
 impl Agent {
@@ -113,7 +114,8 @@ impl Agent {
     /// # Errors
     /// Anything but an endpoint that cannot be attached, which is tried again later.
     pub fn start(config: Config) -> Result<Self, AgentError> {
-        let plan = load(&config)?;
+        let mut told = BTreeSet::new();
+        let plan = load(&config, &mut told)?;
         let needs = needs(&plan)?;
         let endpoint_mtu = endpoint_mtu(&plan, needs.interface.mtu);
         let environment = Environment {
@@ -143,6 +145,7 @@ impl Agent {
             endpoints: BTreeMap::new(),
             failed: BTreeMap::new(),
             endpoint_mtu,
+            told,
         };
         agent.reconcile()?;
         Ok(agent)
@@ -181,7 +184,7 @@ impl Agent {
     }
 
     fn reload(&mut self) {
-        match load(&self.config) {
+        match load(&self.config, &mut self.told) {
             Ok(plan) if plan == self.plan => tracing::info!("resources read: nothing to change"),
             Ok(plan) => {
                 let routes = plan.routes.len();
@@ -342,18 +345,20 @@ impl Agent {
     }
 }
 
-fn load(config: &Config) -> Result<NodePlan, AgentError> {
+fn load(config: &Config, told: &mut BTreeSet<String>) -> Result<NodePlan, AgentError> {
     let resources = datastore::load(&config.resources)?;
-    tell(&resources);
-    let plan = rib::plan(&resources, &config.node)?;
-    plan.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-    Ok(plan)
-}
-
-fn tell(resources: &Resources) {
-    for notice in &resources.notices {
-        tracing::info!("{notice}");
+    for notice in resources.notices.iter().map(ToString::to_string) {
+        if told.insert(notice.clone()) {
+            tracing::info!("{notice}");
+        }
     }
+    let plan = rib::plan(&resources, &config.node)?;
+    for warning in &plan.warnings {
+        if told.insert(warning.clone()) {
+            tracing::warn!("{warning}");
+        }
+    }
+    Ok(plan)
 }
 
 fn needs(plan: &NodePlan) -> Result<Needs, AgentError> {

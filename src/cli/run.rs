@@ -83,7 +83,7 @@ fn daemon(args: Args) -> Result<(), Box<dyn std::error::Error>> {
         host_interface: (args.host_interface != "none").then_some(args.host_interface),
         outer_ttl: args.ipip_ttl,
     })?;
-    print!("{}margay: ready\n", agent.screen());
+    println!("{}margay: ready", agent.screen());
     std::io::stdout().flush()?;
     let tally = agent.run(&watcher, &signals)?;
     print!("{}", summary(&tally));
