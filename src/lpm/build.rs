@@ -253,8 +253,8 @@ fn fits_sparse(edges: &[Edge], shift: u32) -> bool {
     let mut starts = 0;
     for group in by_slot(edges, shift) {
         let slot = (group[0].start >> shift) as u16;
-        // A divided slot is a run of its own, and what comes after it another.
-        starts += usize::from(slot > 0) + usize::from(slot < u16::MAX && !undivided(group, shift));
+        // A divided slot is a run of its own, and what comes after it another at most.
+        starts += usize::from(slot > 0) + usize::from(!undivided(group, shift));
         if starts > SPARSE_STARTS {
             return false;
         }

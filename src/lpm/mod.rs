@@ -73,7 +73,7 @@ const UNPACKED_NODES: usize = 512;
 
 /// A compiled table: the value of the longest prefix that holds an address.
 ///
-/// It cannot be changed, so a change builds another: 100,000 routes take about ten milliseconds.
+/// It cannot be changed, so a change builds another: 100,000 routes in no order take some 20 milliseconds.
 #[derive(Debug, Clone)]
 pub struct Lpm<A: Address> {
     root: Box<[u32; ROOT_SLOTS]>,
