@@ -12,3 +12,5 @@ mod mtu;
 #[expect(unreachable_pub, reason = "the engine's fuzz target uses it as well")]
 mod packets;
 mod reasons;
+mod security;
+mod tunnels;
