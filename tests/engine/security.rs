@@ -27,7 +27,7 @@ fn s1_a_workload_sends_from_its_own_addresses_alone() {
         for target in [BETA_IP, B_VXLAN, B_IPIP, B_DIRECT, NODE, OUTSIDE, UNASSIGNED, [169, 254, 1, 1].into()]
         {
             for ttl in [64, 1] {
-                let frame = Ip::udp(source, target, 10).ttl(ttl).from_mac(ALPHA_MAC);
+                let frame = Ip::udp(source, target, 10).ttl(ttl).sent_by(ALPHA_MAC);
                 dropped(ALPHA.into(), frame, DropReason::SourceNotOwned);
             }
         }
@@ -35,18 +35,18 @@ fn s1_a_workload_sends_from_its_own_addresses_alone() {
     // Each of several addresses is its own.
     for source in [GAMMA_IP, GAMMA_IP_2] {
         let ip = Ip::udp(source, ALPHA_IP, 1);
-        let exchange = Bed::new().one(GAMMA, ip.from_mac(GAMMA_MAC));
-        assert_eq!(exchange.out, [(ALPHA.into(), ip.hop().to_mac(ALPHA_MAC))]);
+        let exchange = Bed::new().one(GAMMA, ip.sent_by(GAMMA_MAC));
+        assert_eq!(exchange.out, [(ALPHA.into(), ip.hop().delivered_to(ALPHA_MAC))]);
     }
 }
 
 #[test]
 fn s1_a_forged_source_teaches_no_mac() {
     let mut bed = Bed::new();
-    bed.one(BETA, Ip::udp(ALPHA_IP, B_VXLAN, 1).from_mac(GAMMA_MAC));
+    bed.one(BETA, Ip::udp(ALPHA_IP, B_VXLAN, 1).sent_by(GAMMA_MAC));
     let ip = Ip::udp(ALPHA_IP, BETA_IP, 1);
-    let exchange = bed.one(ALPHA, ip.from_mac(ALPHA_MAC));
-    assert_eq!(exchange.out, [(BETA.into(), ip.hop().to_mac(BETA_MAC))]);
+    let exchange = bed.one(ALPHA, ip.sent_by(ALPHA_MAC));
+    assert_eq!(exchange.out, [(BETA.into(), ip.hop().delivered_to(BETA_MAC))]);
 }
 
 #[test]
@@ -110,13 +110,13 @@ fn s5_a_workload_makes_no_tunnel_packets() {
     for target in [NODE, PEER_B, BETA_IP, B_VXLAN, OUTSIDE] {
         let wrapped = Ip::udp(B_VXLAN, ALPHA_IP, 1);
         let ipip = Ip::new(ALPHA_IP, target, IPIP, wrapped.bytes());
-        dropped(ALPHA.into(), ipip.from_mac(ALPHA_MAC), DropReason::TunnelFromWorkload);
+        dropped(ALPHA.into(), ipip.sent_by(ALPHA_MAC), DropReason::TunnelFromWorkload);
         let frame = wrapped.in_vxlan(PEER_B, VTEP_A, VTEP_B).bytes;
         let udp = Ip::datagram(ALPHA_IP, target, (50000, 4789), &frame);
-        dropped(ALPHA.into(), udp.from_mac(ALPHA_MAC), DropReason::TunnelFromWorkload);
+        dropped(ALPHA.into(), udp.sent_by(ALPHA_MAC), DropReason::TunnelFromWorkload);
         // A first fragment has the ports, and IPIP is IPIP in each.
-        dropped(ALPHA.into(), udp.fragment(MF).from_mac(ALPHA_MAC), DropReason::TunnelFromWorkload);
-        dropped(ALPHA.into(), ipip.fragment(8).from_mac(ALPHA_MAC), DropReason::TunnelFromWorkload);
+        dropped(ALPHA.into(), udp.fragment(MF).sent_by(ALPHA_MAC), DropReason::TunnelFromWorkload);
+        dropped(ALPHA.into(), ipip.fragment(8).sent_by(ALPHA_MAC), DropReason::TunnelFromWorkload);
     }
 }
 
@@ -138,7 +138,7 @@ fn s5_a_tunnel_packet_nested_in_a_peers_goes_to_nobodys_tunnel_socket() {
     assert_eq!(Bed::new().one(PortId::Vxlan, ip.in_vxlan(PEER_B, VTEP_A, VTEP_B)).out.len(), 1);
     let ip = Ip::new(B_VXLAN, ALPHA_IP, IPIP, Ip::udp(B_VXLAN, ALPHA_IP, 1).bytes());
     let exchange = Bed::new().one(PortId::Vxlan, ip.in_vxlan(PEER_B, VTEP_A, VTEP_B));
-    assert_eq!(exchange.out[0].1.bytes, ip.hop().to_mac(ALPHA_MAC).bytes);
+    assert_eq!(exchange.out[0].1.bytes, ip.hop().delivered_to(ALPHA_MAC).bytes);
 }
 
 /// RFC 2003 3.2: one layer is taken off; at most one packet leaves, and its TTL has fallen.
@@ -193,7 +193,7 @@ pod alpha a 10.66.0.4/32 mac=02:00:00:00:00:0a
     let fib = compile(cluster, "a", Machine::default());
     let mut bed = Bed::bare(fib, 8).with_ports([(ALPHA.into(), known)]);
     let ip = Ip::udp([10, 66, 0, 4].into(), B_IPIP, 1);
-    let exchange = bed.one(ALPHA, ip.from_mac(ALPHA_MAC));
+    let exchange = bed.one(ALPHA, ip.sent_by(ALPHA_MAC));
     assert!(exchange.out.iter().all(|(id, _)| *id == PortId::Ipip));
     // IPIP in a VXLAN port's payload and the other way round: neither is the other.
     let ipip = Ip::udp(B_IPIP, ALPHA_IP, 1).in_ipip(PEER_B, NODE);

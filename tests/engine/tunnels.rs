@@ -13,7 +13,7 @@ use crate::bed::*;
 use crate::packets::*;
 
 fn out(ip: &Ip) -> MemoryFrame {
-    let mut exchange = Bed::new().one(ALPHA, ip.from_mac(ALPHA_MAC));
+    let mut exchange = Bed::new().one(ALPHA, ip.sent_by(ALPHA_MAC));
     assert_eq!(exchange.out.len(), 1, "{exchange:?}");
     exchange.out.remove(0).1
 }
@@ -114,7 +114,7 @@ fn i1_the_outer_ipip_header() {
 #[test]
 fn i2_ttl_0_is_not_encapsulated() {
     for dst in [B_IPIP, B_VXLAN] {
-        let exchange = Bed::new().one(ALPHA, Ip::udp(ALPHA_IP, dst, 1).ttl(0).from_mac(ALPHA_MAC));
+        let exchange = Bed::new().one(ALPHA, Ip::udp(ALPHA_IP, dst, 1).ttl(0).sent_by(ALPHA_MAC));
         assert_eq!(exchange.out, []);
         assert_eq!(exchange.tally.dropped[DropReason::TtlZero.index()], 1);
     }
@@ -129,7 +129,7 @@ fn i3_what_comes_from_the_far_end_does_not_go_back_into_its_tunnel() {
         assert_eq!(exchange.tally.dropped[DropReason::TransitRefused.index()], 1);
         // Nor from a workload, whose addresses those are not.
         for forged in [PEER_B, NODE, TUNNEL_A] {
-            let exchange = Bed::new().one(ALPHA, Ip::udp(forged, dst, 1).from_mac(ALPHA_MAC));
+            let exchange = Bed::new().one(ALPHA, Ip::udp(forged, dst, 1).sent_by(ALPHA_MAC));
             assert_eq!(exchange.out, []);
         }
         let exchange = Bed::new().one(PortId::Host, Ip::udp(TUNNEL_A, dst, 1).plain());
@@ -146,7 +146,7 @@ fn t4_the_outer_ttl_is_its_own_unless_it_is_to_be_inherited() {
         (OuterTtl::Inherit, 255, 254),
     ] {
         let mut bed = Bed::on(Machine { outer_ttl, ..Machine::default() });
-        let exchange = bed.one(ALPHA, Ip::udp(ALPHA_IP, B_IPIP, 1).ttl(sent).from_mac(ALPHA_MAC));
+        let exchange = bed.one(ALPHA, Ip::udp(ALPHA_IP, B_IPIP, 1).ttl(sent).sent_by(ALPHA_MAC));
         assert_eq!(Ip::read(&exchange.out[0].1.bytes).ttl, wanted);
     }
 }
