@@ -119,9 +119,16 @@ impl Engine {
         let ip = Ipv4::parse(pool.bytes(frame))?;
         check_offload(&ip, frame)?;
         let packet = Packet::of(&ip);
+        if antispoof::is_martian(packet.src) {
+            return Err(DropReason::SourceMartian);
+        }
 
         frame.truncate(usize::from(packet.len));
         match tables.fib.lookup(packet.dst) {
+            // RFC 2003 3.2: from the tunnel's far end and back into the tunnel is a loop.
+            Action::Tunnel(id) if tables.fib.tunnel(id).remote == IpAddr::V4(packet.src) => {
+                Err(DropReason::TransitRefused)
+            }
             // The kernel asked margay because it had no better route: sending it back would loop.
             Action::Host => Ok(Verdict::Punt(PuntReason::NoRoute)),
             action => self.forward(tables, pool, frame, packet, action),
