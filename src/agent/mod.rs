@@ -175,6 +175,7 @@ impl Agent {
                     if self.workers.ended() {
                         return Err(AgentError::WorkerEnded);
                     }
+                    self.release_orphans();
                     if !self.failed.is_empty() {
                         self.settle();
                     }
@@ -322,23 +323,35 @@ impl Agent {
         }
     }
 
+    /// Endpoints whose workload has ended, or been replaced, while the resource stays.
+    fn release_orphans(&mut self) {
+        let orphans = self.endpoints.iter().filter(|(_, attached)| attached.is_orphan());
+        let names: Vec<String> = orphans.map(|(name, _)| name.clone()).collect();
+        names.iter().for_each(|name| self.release(name, "its network namespace is gone"));
+    }
+
+    /// Detaches an endpoint that the plan still has; it will be tried again.
+    fn release(&mut self, name: &str, reason: &str) {
+        let Some(attached) = self.endpoints.remove(name) else { return };
+        tracing::warn!(endpoint = %name, reason, "endpoint detached");
+        self.failed.insert(name.to_owned(), reason.to_owned());
+        let needs = self.underlay.needs().clone();
+        if let Err(error) = self.publish(&needs, self.endpoint_mtu) {
+            tracing::error!(%error, "the FIB could not be published");
+        }
+        attached.detach(&self.workers);
+    }
+
     fn lost(&mut self, event: Event) {
         match event {
             Event::SendRefused { id, error } => {
                 tracing::warn!(port = ?id, %error, "the kernel refuses to send")
             }
             Event::PortLost { id: PortId::Endpoint(id), error } => {
-                let name = self
-                    .endpoints
-                    .iter()
-                    .find(|(_, attached)| attached.id == id)
-                    .map(|(name, _)| name.clone());
-                let Some(attached) = name.and_then(|name| self.endpoints.remove(&name)) else { return };
-                let name = attached.plan.name.clone();
-                tracing::warn!(endpoint = %name, %error, "the endpoint's interface is gone");
-                self.failed.insert(name, error.to_string());
-                attached.detach(&self.workers);
-                self.settle();
+                let lost = self.endpoints.iter().find(|(_, attached)| attached.id == id);
+                if let Some(name) = lost.map(|(name, _)| name.clone()) {
+                    self.release(&name, &error.to_string());
+                }
             }
             Event::PortLost { id, error } => tracing::error!(port = ?id, %error, "a port is lost"),
         }
