@@ -70,7 +70,8 @@ enum Kind {
     Veth(Link),
 }
 
-/// Attaches an endpoint and gives its port to the workers: each can send, one receives each queue.
+/// Makes an endpoint's interface and gives its port to the workers: each can send, one receives each queue.
+/// The workload cannot send before [`Attached::raise`].
 ///
 /// # Errors
 /// See [`AttachError`]; then nothing is left of it.
@@ -117,7 +118,7 @@ fn attach_tap(
     Ok(Attached { id, plan: plan.clone(), how, kind })
 }
 
-/// Runs inside the workload's namespace.
+/// Runs inside the workload's namespace: everything but what lets the workload send.
 fn make_tap(plan: &EndpointPlan, mtu: u16, queues: u16) -> Result<(Interface, MacAddr), AttachError> {
     let interface = tun::open(&plan.interface, Layer::Tap, queues)?;
     let mut netlink = Netlink::open()?;
@@ -135,14 +136,20 @@ fn make_tap(plan: &EndpointPlan, mtu: u16, queues: u16) -> Result<(Interface, Ma
     for address in &plan.addresses {
         netlink.add_address(link.index, Prefix::from(*address))?;
     }
-    netlink.set_link(name, &[LinkChange::Up])?;
-    let gateway = Route { dev: Some(link.index), scope: Scope::Link, ..Route::to(host(GATEWAY_ADDRESS)) };
-    netlink.add_route(&gateway)?;
-    let default =
-        Route { dev: Some(link.index), via: Some(GATEWAY_ADDRESS.into()), ..Route::default_of(Family::V4) };
-    netlink.add_route(&default)?;
     let mac = netlink.link(name)?.mac.unwrap_or(MacAddr([0; 6]));
     Ok((interface, mac))
+}
+
+/// Runs inside the workload's namespace: up, and the routes that Calico's CNI plugin gives a pod.
+fn raise_tap(plan: &EndpointPlan) -> Result<(), AttachError> {
+    let mut netlink = Netlink::open()?;
+    let name = plan.interface.as_str();
+    netlink.set_link(name, &[LinkChange::Up])?;
+    let dev = Some(netlink.link(name)?.index);
+    netlink.add_route(&Route { dev, scope: Scope::Link, ..Route::to(host(GATEWAY_ADDRESS)) })?;
+    let via = Some(GATEWAY_ADDRESS.into());
+    netlink.add_route(&Route { dev, via, ..Route::default_of(Family::V4) })?;
+    Ok(())
 }
 
 fn attach_veth(id: EndpointId, plan: &EndpointPlan, workers: &Workers) -> Result<Attached, AttachError> {
@@ -169,11 +176,21 @@ fn open_host_end(netlink: &mut Netlink, link: &Link) -> Result<Socket, AttachErr
     unless_unsupported(netlink.set_link(link.index, &[LinkChange::NoLinkLocal]))?;
     let socket = socket::packet(link.index.0, Seen::All, &Filter::untagged())
         .map_err(|error| AttachError::Socket(name.to_owned(), error))?;
-    netlink.set_link(link.index, &[LinkChange::Up])?;
     Ok(socket)
 }
 
 impl Attached {
+    /// Lets the workload send. Called when the FIB has the endpoint's route: its first packet is not lost.
+    ///
+    /// # Errors
+    /// The namespace or the interface is gone, or has routes of its own.
+    pub(super) fn raise(&self) -> Result<(), AttachError> {
+        match &self.kind {
+            Kind::Tap { path, .. } => Netns::open(path)?.run(|| raise_tap(&self.plan))?,
+            Kind::Veth(link) => Ok(Netlink::open()?.set_link(link.index, &[LinkChange::Up])?),
+        }
+    }
+
     /// Takes the endpoint from the workers and removes what margay made; a veth is left as it was found.
     /// What has gone already is no error.
     pub(super) fn detach(self, workers: &Workers) {

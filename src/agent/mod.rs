@@ -237,8 +237,20 @@ impl Agent {
 
         self.detach_old(&needs, endpoint_mtu)?;
         self.set_mtu(endpoint_mtu);
-        self.attach_new();
-        self.publish(&needs, endpoint_mtu)
+        let new = self.attach_new();
+        self.publish(&needs, endpoint_mtu)?;
+        for name in new {
+            let Some(attached) = self.endpoints.get(&name) else { continue };
+            match attached.raise() {
+                Ok(()) => {
+                    self.failed.remove(&name);
+                    let workload = &attached.plan.workload;
+                    tracing::info!(endpoint = %name, %workload, how = %attached.how, "endpoint attached");
+                }
+                Err(error) => self.release(&name, &error.to_string()),
+            }
+        }
+        Ok(())
     }
 
     /// Endpoints that the plan no longer has, or has otherwise: first their routes go, then they do.
@@ -265,7 +277,9 @@ impl Agent {
         Ok(())
     }
 
-    fn attach_new(&mut self) {
+    /// Endpoints that the plan has and the workers do not; says which could be attached.
+    fn attach_new(&mut self) -> Vec<String> {
+        let mut new = Vec::new();
         let mut used: BTreeSet<u32> = self.endpoints.values().map(|attached| attached.id.0).collect();
         let mut free = 0;
         for plan in &self.plan.endpoints {
@@ -277,10 +291,9 @@ impl Agent {
             }
             match endpoint::attach(EndpointId(free), plan, self.endpoint_mtu, &self.workers) {
                 Ok(attached) => {
-                    tracing::info!(endpoint = %plan.name, workload = %plan.workload, how = %attached.how, "endpoint attached");
                     used.insert(free);
-                    self.failed.remove(&plan.name);
                     self.endpoints.insert(plan.name.clone(), attached);
+                    new.push(plan.name.clone());
                 }
                 Err(error) => {
                     let error = error.to_string();
@@ -292,6 +305,7 @@ impl Agent {
                 }
             }
         }
+        new
     }
 
     fn set_mtu(&mut self, mtu: u16) {
@@ -333,8 +347,9 @@ impl Agent {
     /// Detaches an endpoint that the plan still has; it will be tried again.
     fn release(&mut self, name: &str, reason: &str) {
         let Some(attached) = self.endpoints.remove(name) else { return };
-        tracing::warn!(endpoint = %name, reason, "endpoint detached");
-        self.failed.insert(name.to_owned(), reason.to_owned());
+        if self.failed.insert(name.to_owned(), reason.to_owned()).as_deref() != Some(reason) {
+            tracing::warn!(endpoint = %name, reason, "endpoint detached, will be tried again");
+        }
         let needs = self.underlay.needs().clone();
         if let Err(error) = self.publish(&needs, self.endpoint_mtu) {
             tracing::error!(%error, "the FIB could not be published");
