@@ -7,7 +7,7 @@ use std::os::unix::fs::symlink;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use lab::{build, comes_to_reach, ip, margay, moves_tcp, reaches, reaches_once, start, until};
+use lab::{build, ip, margay, moves_tcp, reaches, reaches_once, start, until};
 use margay::lpm::Prefix;
 use margay::rib::Attach;
 use margay::sys::netlink::{Family, RouteKind, Scope};
@@ -128,7 +128,7 @@ fn churn(lab: &mut Lab) {
         if round % 5 == 0 {
             let (newest, other) = (&lab.nodes[node].pods[2 + round / 2], &lab.nodes[1 - node].pods[0]);
             // The peer knows the block, not the pod: nothing has to spread.
-            comes_to_reach(&other.netns, newest.address, "a pod that was just added");
+            reaches(&other.netns, newest.address, "a pod that was just added");
         }
     }
     for round in 0..20 {
@@ -176,12 +176,8 @@ fn an_endpoint_comes_back_with_another_mac() {
     });
     pod.wait(PATIENCE).unwrap();
     // Neither the neighbour nor the other node may go on with the old address.
-    comes_to_reach(&lab.nodes[0].pods[1].netns, pod.address, "the neighbour to the pod with a new MAC");
-    comes_to_reach(
-        &lab.nodes[1].pods[0].netns,
-        pod.address,
-        "the other node's pod to the pod with a new MAC",
-    );
+    reaches(&lab.nodes[0].pods[1].netns, pod.address, "the neighbour to the pod with a new MAC");
+    reaches(&lab.nodes[1].pods[0].netns, pod.address, "the other node's pod to the pod with a new MAC");
     lab.stop().unwrap_or_else(|error| panic!("{error}"));
 }
 
@@ -195,7 +191,7 @@ fn an_interface_that_somebody_deletes_is_made_again() {
         a.pods[0].netns.netlink().unwrap().link("eth0").is_ok_and(|link| link.index != before)
     });
     a.pods[0].wait(PATIENCE).unwrap();
-    comes_to_reach(&b.pods[0].netns, a.pods[0].address, "the pod with a new interface");
+    reaches(&b.pods[0].netns, a.pods[0].address, "the pod with a new interface");
     assert!(output(&mut lab, 0).contains("endpoint detached"));
     lab.stop().unwrap_or_else(|error| panic!("{error}"));
 }
@@ -259,7 +255,7 @@ fn a_namespace_may_come_later_than_its_resource() {
 
     symlink(pod.netns.path(), &link).unwrap();
     pod.wait(PATIENCE).unwrap();
-    comes_to_reach(&lab.nodes[1].pods[0].netns, pod.address, "the late pod");
+    reaches(&lab.nodes[1].pods[0].netns, pod.address, "the late pod");
     lab.stop().unwrap_or_else(|error| panic!("{error}"));
 }
 
@@ -308,22 +304,28 @@ fn a_tap_of_two_queues_serves_both() {
     lab.start(margay(), &["--workers", "2"]).unwrap_or_else(|error| panic!("{error}"));
     assert!(output(&mut lab, 0).contains("2 queue(s)"), "{}", output(&mut lab, 0));
     let [a, b] = &lab.nodes;
-    let pod = &a.pods[0];
-    std::thread::scope(|scope| {
-        for _ in 0..16 {
-            scope.spawn(|| moves_tcp(pod, &b.pods[0], 50_000));
-        }
-    });
-    // Workers' threads have names, and each wait for work that ends is a switch.
+    reaches_once(&a.pods[0], &b.pods[0], 2);
+    moves_tcp(&a.pods[0], &b.pods[0], 1_000_000);
+
+    // To nobody, so that nothing but this pod's TAP gives the workers work.
+    let flows: Vec<UdpSocket> =
+        (0..16).map(|_| a.pods[0].netns.run(|| UdpSocket::bind("0.0.0.0:0")).unwrap().unwrap()).collect();
     let pid = lab.nodes[0].daemon().unwrap().pid();
-    let both = [0, 1].map(|index| switches(pid, &format!("margay-{index}")));
-    // 16 flows each way: a worker without a queue of them would have slept nearly all the time.
-    assert!(both.iter().all(|used| *used > 20), "turns of both workers: {both:?}");
+    let waits = || [0, 1].map(|index| waits(pid, &format!("margay-{index}")));
+    let before = waits();
+    for _ in 0..100 {
+        for flow in &flows {
+            flow.send_to(b"flow", "10.65.0.60:9").unwrap();
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let after = waits();
+    assert!(after[0] >= before[0] + 10 && after[1] >= before[1] + 10, "waits: {before:?} then {after:?}");
     lab.stop().unwrap_or_else(|error| panic!("{error}"));
 }
 
-/// How often a thread went to sleep: once for each time that it was woken.
-fn switches(pid: u32, name: &str) -> u64 {
+/// How often a thread waited for work.
+fn waits(pid: u32, name: &str) -> u64 {
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
     for task in tasks.map_while(Result::ok) {
         let read = |file: &str| std::fs::read_to_string(task.path().join(file)).unwrap_or_default();

@@ -91,14 +91,6 @@ pub(crate) fn reaches(from: &Netns, to: IpAddr, what: &str) {
     assert_eq!((report.lost(), report.errors.len()), (0, 0), "{what}: {report}");
 }
 
-/// As [`reaches`], but requests may be lost until the network has taken in what was just changed: an interface
-/// can be seen a moment before the routes to it are.
-pub(crate) fn comes_to_reach(from: &Netns, to: IpAddr, what: &str) {
-    let brief = Ping { count: 1, patience: Duration::from_millis(100), ..Ping::default() };
-    until(what, || ping(from, to, brief).is_ok_and(|report| report.lost() == 0));
-    reaches(from, to, what);
-}
-
 /// Every request arrives once and is answered once, and each way `hops` routers count the TTL down.
 pub(crate) fn reaches_once(from: &Pod, to: &Pod, hops: u8) {
     const COUNT: u16 = 5;
