@@ -1,7 +1,7 @@
 //! The straight line: what happens to one frame, from the port it came in by to a verdict.
 //!
 //! Four ways in ([`Engine::from_workload`], [`Engine::from_tunnel`], [`Engine::from_underlay`],
-//! [`Engine::from_host`]), one way through ([`forward`](Engine::forward)). Each line is a guard; `?` is a
+//! [`Engine::from_host`]), one way through (`forward`). Each line is a guard; `?` is a
 //! drop with its reason.
 
 use std::net::IpAddr;

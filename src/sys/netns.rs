@@ -23,7 +23,7 @@ use super::netlink::{LinkChange, Netlink};
 pub enum NetnsError {
     /// The path leads nowhere: the process that kept the namespace has ended. A workload that was removed
     /// between two looks gives this; it is not a fault.
-    #[error("network namespace {0}: it is gone (its workload has ended)")]
+    #[error("network namespace {0} is not there: its workload has ended, or has not begun")]
     Gone(PathBuf),
     /// The path leads to something else, or to a bind mount whose namespace was removed.
     #[error("{0} is not a network namespace: name one like /proc/PID/ns/net or /run/netns/NAME")]
