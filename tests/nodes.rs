@@ -1,179 +1,227 @@
-//! Real daemons on nodes in namespaces: margay to margay in each mode, and margay to the kernel's own
-//! forwarding set up as Felix does it.
+//! Two margay nodes in each mode: pods reach each other, the node and its pods reach each other, the underlay
+//! carries what the mode says, and the nodes' own kernels keep silent about it all.
+//!
+//! The nodes' kernels forward (`ip_forward` is 1), as those of a cluster do: what they forward or answer of
+//! margay's packets shows as a duplicate, a TTL that is too small, or an ICMP error.
 
-use std::net::IpAddr;
-use std::path::Path;
+mod lab;
+
 use std::time::Duration;
 
-use margay::cli::dissect;
+use lab::{
+    ECHO_REPLY, ECHO_REQUEST, Packet, REDIRECT, UNREACHABLE, echoes_every_udp_size, ip, moves_tcp, packets,
+    reaches, reaches_once, start, sysctl,
+};
 use margay::rib::Attach;
-use margay::testbed::{Capture, Lab, LabSpec, Mode, NodeKind, Ping, Pod, Topology, ping, transfer, udp_echo};
+use margay::testbed::{Capture, Frame, Lab, LabSpec, Mode, Ping, Topology, ping};
 
-const MARGAY: &str = env!("CARGO_BIN_EXE_margay");
+const MEGABYTE: u64 = 1_000_000;
 
-fn started(spec: LabSpec) -> Lab {
-    let mut lab = Lab::new(spec).expect("a lab needs root, or a user namespace of its own");
-    lab.start(Path::new(MARGAY), &[]).unwrap();
+/// What an overlay packet wears on the underlay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wears {
+    Ipip,
+    Vxlan,
+    Nothing,
+}
+
+fn forwarding_lab(spec: LabSpec) -> Lab {
+    let lab = start(spec, &[]);
+    for node in &lab.nodes {
+        sysctl(&node.netns, "net/ipv4/ip_forward", "1");
+    }
     lab
 }
 
-/// Every pair of pods can ping each other; TCP and UDP of every size arrive whole, within a node and across,
-/// from both sides.
-fn prove(lab: &Lab) {
-    let pods: Vec<&Pod> = lab.nodes.iter().flat_map(|node| &node.pods).collect();
-    for from in &pods {
-        for to in pods.iter().filter(|to| to.address != from.address) {
-            let report = ping(&from.netns, to.address, Ping::default()).unwrap();
-            assert_eq!(report.lost(), 0, "{} to {}: {report}", from.name, to.name);
-        }
-    }
-    let [a, b] = &lab.nodes;
-    let pairs = [(&a.pods[0], &b.pods[0]), (&b.pods[0], &a.pods[0]), (&a.pods[0], &a.pods[1])];
-    let largest = lab.spec.pod_mtu() as usize - 28;
-    for (from, to) in pairs {
-        let way = format!("{} to {}", from.name, to.name);
-        let moved = transfer(&from.netns, &to.netns, to.address, 8 << 20).unwrap();
-        assert!(moved.intact() && moved.bytes == 8 << 20, "{way}: {moved:?}");
-        let report = udp_echo(&from.netns, &to.netns, to.address, 0..=largest).unwrap();
-        assert_eq!((report.returned, &report.failed[..]), (largest + 1, &[][..]), "{way}");
-        assert!(report.repeated < 10, "{way}: {report:?}");
-    }
+/// Routers between pods of two nodes.
+fn hops_across(lab: &Lab, wears: Wears) -> u8 {
+    // A router of the underlay counts the TTL of what it sees down: that of an outer header, if there is one.
+    2 + u8::from(lab.spec.topology == Topology::Routed && wears == Wears::Nothing)
 }
 
-/// What two pings across look like at eth0 of node-a: the second level of headers begins with `inner`, or
-/// there is none.
-fn on_the_underlay(lab: &Lab, inner: Option<&str>, outer: &str) {
+/// Echo requests from node-a's pod to node-b's, seen on node-a's cable.
+fn on_the_underlay(lab: &Lab, wears: Wears) {
     let [a, b] = &lab.nodes;
     let (from, to) = (&a.pods[0], &b.pods[0]);
     let capture = Capture::start(&a.netns, "eth0").unwrap();
-    assert_eq!(ping(&from.netns, to.address, Ping { count: 2, ..Ping::default() }).unwrap().lost(), 0);
+    reaches_once(from, to, hops_across(lab, wears));
     let frames = capture.stop();
-    let seen: Vec<_> = frames
-        .iter()
-        .filter(|frame| dissect::concerns(&frame.bytes, Lab::pool()))
-        .map(|frame| dissect::frame(&frame.bytes))
-        .collect();
-    assert_eq!(seen.len(), 4, "{seen:#?}");
-    for frame in &seen {
-        assert!(frame.levels[0].contains(outer), "{frame}");
-        match inner {
-            Some(text) => assert!(frame.levels[1].starts_with(text), "{frame}"),
-            None => assert_eq!(frame.levels.len(), 1, "{frame}"),
+    let (mut requests, mut replies) = (0, 0);
+    for frame in &frames {
+        let Some(outer) = Packet::of_frame(&frame.bytes) else { continue };
+        let Some(inner) = undressed(lab, &outer, wears) else { continue };
+        match inner.icmp() {
+            Some(ECHO_REQUEST) => {
+                assert_eq!((inner.source, inner.destination, inner.ttl), (from.address, to.address, 63));
+                requests += 1;
+            }
+            Some(ECHO_REPLY) => replies += 1,
+            _ => panic!("neither request nor reply: {inner:?}"),
         }
     }
+    assert_eq!((requests, replies), (5, 5), "{frames:?}");
+}
+
+/// The inner packet; the outer header must be the one of the mode.
+fn undressed(lab: &Lab, outer: &Packet, wears: Wears) -> Option<Packet> {
+    let [a, b] = &lab.nodes;
+    let a_to_b = (outer.source, outer.destination) == (a.address(), b.address());
+    if wears != Wears::Nothing {
+        let b_to_a = (outer.source, outer.destination) == (b.address(), a.address());
+        assert!(a_to_b || b_to_a, "from node to node: {outer:?}");
+    }
+    match wears {
+        Wears::Nothing => Some(outer.clone()),
+        Wears::Ipip => {
+            assert_eq!(outer.protocol, 4, "{outer:?}");
+            Packet::parse(&outer.payload)
+        }
+        Wears::Vxlan => {
+            assert_eq!(outer.protocol, 17, "{outer:?}");
+            let (udp, rest) = outer.payload.split_at(8);
+            assert!(u16::from_be_bytes([udp[0], udp[1]]) >= 49152, "source port of RFC 7348 5");
+            assert_eq!(udp[2..4], 4789_u16.to_be_bytes());
+            let (vxlan, inner) = rest.split_at(8);
+            assert_eq!(vxlan, [0x08, 0, 0, 0, 0x00, 0x10, 0x00, 0], "I flag and VNI 4096");
+            // 66: and sha1 of node-a and of node-b, as `printf node-a | sha1sum` says it.
+            let node_a = [0x66, 0x07, 0x02, 0xc1, 0xcc, 0x60];
+            let node_b = [0x66, 0x89, 0x3a, 0x22, 0x7a, 0xac];
+            let (to, from) = if a_to_b { (node_b, node_a) } else { (node_a, node_b) };
+            assert_eq!((&inner[..6], &inner[6..12]), (&to[..], &from[..]), "inner MACs");
+            Packet::of_frame(inner)
+        }
+    }
+}
+
+/// Nothing of a kernel's own on the underlay: no error, no redirect.
+fn kernels_kept_silent(frames: &[Frame]) {
+    let said =
+        packets(frames).into_iter().find(|packet| matches!(packet.icmp(), Some(UNREACHABLE | REDIRECT | 11)));
+    assert!(said.is_none(), "a kernel has spoken: {said:?}");
+}
+
+/// The node reaches pods, and pods reach nodes, by the host interface.
+fn nodes_and_pods_reach_each_other(lab: &Lab) {
+    let [a, b] = &lab.nodes;
+    reaches(&a.netns, a.pods[0].address, "node-a to its own pod");
+    reaches(&a.netns, b.pods[0].address, "node-a to a pod of node-b");
+    reaches(&a.pods[0].netns, a.address(), "a pod to its node");
+    // A node has a tunnel address where a pool says tunnel.
+    if lab.spec.mode == Mode::None {
+        return;
+    }
+    reaches(&a.pods[0].netns, a.tunnel_address, "a pod to its node's tunnel address");
+    reaches(&a.pods[0].netns, b.tunnel_address, "a pod to the other node's tunnel address");
+    reaches(&b.netns, a.tunnel_address, "node-b to node-a's tunnel address");
+}
+
+/// Everything that pods expect of a network.
+fn everything(spec: LabSpec, wears: Wears) {
+    let mut lab = forwarding_lab(spec);
+    let underlay = Capture::start(&lab.nodes[1].netns, "eth0").unwrap();
+    on_the_underlay(&lab, wears);
+    let [a, b] = &lab.nodes;
+    reaches_once(&a.pods[0], &a.pods[1], 1);
+    reaches_once(&b.pods[1], &a.pods[1], hops_across(&lab, wears));
+    nodes_and_pods_reach_each_other(&lab);
+    kernels_kept_silent(&underlay.stop());
+
+    moves_tcp(&a.pods[0], &b.pods[0], 8 * MEGABYTE);
+    moves_tcp(&b.pods[0], &b.pods[1], 8 * MEGABYTE);
+    echoes_every_udp_size(&a.pods[0], &b.pods[0]);
+    lab.stop().unwrap_or_else(|error| panic!("{error}"));
+}
+
+/// What differs from mode to mode.
+fn the_essentials(spec: LabSpec, wears: Wears) {
+    let mut lab = forwarding_lab(spec);
+    let underlay = Capture::start(&lab.nodes[1].netns, "eth0").unwrap();
+    on_the_underlay(&lab, wears);
+    nodes_and_pods_reach_each_other(&lab);
+    kernels_kept_silent(&underlay.stop());
+    let [a, b] = &lab.nodes;
+    moves_tcp(&a.pods[0], &b.pods[0], MEGABYTE);
+    lab.stop().unwrap_or_else(|error| panic!("{error}"));
 }
 
 #[test]
 fn ipip() {
-    let lab = started(LabSpec::new(Mode::Ipip));
-    prove(&lab);
-    on_the_underlay(&lab, Some("10.65.0."), "IPIP (4) ");
+    everything(LabSpec::new(Mode::Ipip), Wears::Ipip);
 }
 
 #[test]
 fn vxlan() {
-    let lab = started(LabSpec::new(Mode::Vxlan));
-    prove(&lab);
-    on_the_underlay(&lab, Some("VXLAN vni 4096 66:"), ".4789: UDP ttl 6");
+    everything(LabSpec::new(Mode::Vxlan), Wears::Vxlan);
 }
 
 #[test]
-fn no_encapsulation() {
-    let lab = started(LabSpec::new(Mode::None));
-    prove(&lab);
-    on_the_underlay(&lab, None, "10.65.0.");
+fn no_encapsulation_on_one_subnet() {
+    everything(LabSpec::new(Mode::None), Wears::Nothing);
 }
 
 #[test]
 fn no_encapsulation_behind_a_router() {
-    let lab = started(LabSpec { topology: Topology::Routed, ..LabSpec::new(Mode::None) });
-    prove(&lab);
-    on_the_underlay(&lab, None, "10.65.0.");
+    the_essentials(LabSpec { topology: Topology::Routed, ..LabSpec::new(Mode::None) }, Wears::Nothing);
 }
 
 #[test]
-fn cross_subnet_encapsulates_between_subnets_only() {
-    let near = started(LabSpec::new(Mode::IpipCrossSubnet));
-    on_the_underlay(&near, None, "10.65.0.");
-    prove(&near);
-    let far = started(LabSpec { topology: Topology::Routed, ..LabSpec::new(Mode::IpipCrossSubnet) });
-    on_the_underlay(&far, Some("10.65.0."), "IPIP (4) ");
-    prove(&far);
-    let vxlan = started(LabSpec { topology: Topology::Routed, ..LabSpec::new(Mode::VxlanCrossSubnet) });
-    on_the_underlay(&vxlan, Some("VXLAN vni 4096 66:"), ".4789: UDP ttl 6");
-    prove(&vxlan);
+fn ipip_cross_subnet_on_one_subnet() {
+    the_essentials(LabSpec::new(Mode::IpipCrossSubnet), Wears::Nothing);
 }
 
 #[test]
-fn pods_on_veths() {
-    for mode in [Mode::Ipip, Mode::Vxlan, Mode::None] {
-        prove(&started(LabSpec { attach: Attach::Veth, ..LabSpec::new(mode) }));
+fn ipip_cross_subnet_behind_a_router() {
+    the_essentials(
+        LabSpec { topology: Topology::Routed, ..LabSpec::new(Mode::IpipCrossSubnet) },
+        Wears::Ipip,
+    );
+}
+
+#[test]
+fn vxlan_cross_subnet_on_one_subnet() {
+    the_essentials(LabSpec::new(Mode::VxlanCrossSubnet), Wears::Nothing);
+}
+
+#[test]
+fn vxlan_cross_subnet_behind_a_router() {
+    the_essentials(
+        LabSpec { topology: Topology::Routed, ..LabSpec::new(Mode::VxlanCrossSubnet) },
+        Wears::Vxlan,
+    );
+}
+
+#[test]
+fn ipip_with_pods_on_veths() {
+    the_essentials(LabSpec { attach: Attach::Veth, ..LabSpec::new(Mode::Ipip) }, Wears::Ipip);
+}
+
+#[test]
+fn vxlan_with_pods_on_veths() {
+    everything(LabSpec { attach: Attach::Veth, ..LabSpec::new(Mode::Vxlan) }, Wears::Vxlan);
+}
+
+#[test]
+fn no_encapsulation_with_pods_on_veths() {
+    the_essentials(LabSpec { attach: Attach::Veth, ..LabSpec::new(Mode::None) }, Wears::Nothing);
+}
+
+#[test]
+fn an_underlay_of_jumbo_frames() {
+    everything(LabSpec { underlay_mtu: 9000, ..LabSpec::new(Mode::Vxlan) }, Wears::Vxlan);
+}
+
+/// `--host-interface none`: no way out, and the pod is told so.
+#[test]
+fn without_a_host_interface_no_route_means_net_unreachable() {
+    let lab = start(LabSpec::new(Mode::Vxlan), &["--host-interface", "none"]);
+    let [a, b] = &lab.nodes;
+    reaches_once(&a.pods[0], &b.pods[0], 2);
+    let brief = Ping { count: 1, patience: Duration::from_millis(500), ..Ping::default() };
+    for outside in [ip("203.0.113.1"), b.address()] {
+        let report = ping(&a.pods[0].netns, outside, brief).unwrap();
+        let errors: Vec<(&str, usize)> =
+            report.errors.iter().map(|(text, times)| (text.as_str(), *times)).collect();
+        assert_eq!(errors, [("ICMP type 3 code 0 from 10.65.0.1", 1)], "to {outside}");
     }
-}
-
-#[test]
-fn a_larger_underlay() {
-    prove(&started(LabSpec { underlay_mtu: 9000, ..LabSpec::new(Mode::Vxlan) }));
-}
-
-#[test]
-fn a_kernel_node_with_vxlan() {
-    let kinds = [NodeKind::Kernel, NodeKind::Margay];
-    prove(&started(LabSpec { kinds, ..LabSpec::new(Mode::Vxlan) }));
-    prove(&started(LabSpec { kinds, topology: Topology::Routed, ..LabSpec::new(Mode::Vxlan) }));
-    prove(&started(LabSpec { kinds, attach: Attach::Veth, ..LabSpec::new(Mode::Vxlan) }));
-}
-
-#[test]
-fn a_kernel_node_without_encapsulation() {
-    let kinds = [NodeKind::Margay, NodeKind::Kernel];
-    prove(&started(LabSpec { kinds, ..LabSpec::new(Mode::None) }));
-}
-
-#[test]
-fn pods_come_and_go_while_others_talk() {
-    let mut lab = started(LabSpec::new(Mode::Vxlan));
-    let talker = lab.nodes[0].pods[0].netns.try_clone().unwrap();
-    let target = lab.nodes[1].pods[0].address;
-    let through = Ping { count: 1500, interval: Duration::from_millis(2), ..Ping::default() };
-    let talk = std::thread::spawn(move || ping(&talker, target, through).unwrap());
-    for _ in 0..5 {
-        let patience = Duration::from_secs(5);
-        let new = lab.add_pod(0).unwrap();
-        new.wait(patience).unwrap();
-        let (netns, address) = (new.netns.try_clone().unwrap(), new.address);
-        // Its interface is configured a moment before the workers know its route.
-        let hello = Ping { count: 1, patience: Duration::from_millis(100), ..Ping::default() };
-        let heard = (0..50).any(|_| ping(&netns, target, hello).unwrap().lost() == 0);
-        assert!(heard, "a new pod is heard");
-        assert_eq!(ping(&netns, target, Ping::default()).unwrap().lost(), 0, "and stays so");
-        let last = lab.nodes[0].pods.len() - 1;
-        let gone = lab.remove_pod(0, last).unwrap();
-        assert!(silent(&lab, address), "{} is unreachable once removed", gone.name);
-    }
-    let report = talk.join().unwrap();
-    assert_eq!(report.lost(), 0, "{report}");
-}
-
-/// No pod answers at `address`, within five seconds from now.
-fn silent(lab: &Lab, address: IpAddr) -> bool {
-    let from = &lab.nodes[1].pods[0].netns;
-    let one = Ping { count: 1, patience: Duration::from_millis(100), ..Ping::default() };
-    (0..50).any(|_| {
-        std::thread::sleep(Duration::from_millis(100));
-        ping(from, address, one).unwrap().lost() == 1
-    })
-}
-
-#[test]
-fn a_daemon_that_ends_takes_away_what_it_made() {
-    let mut lab = started(LabSpec::new(Mode::Ipip));
-    lab.stop().unwrap();
-    for node in &lab.nodes {
-        let links = node.netns.netlink().unwrap().links().unwrap();
-        assert!(links.iter().all(|link| !link.name.starts_with("margay")), "{links:?}");
-        for pod in &node.pods {
-            assert!(pod.netns.netlink().unwrap().link("eth0").is_err(), "the TAP of {} is gone", pod.name);
-        }
-    }
+    assert!(a.netns.netlink().unwrap().link("margay0").is_err());
 }

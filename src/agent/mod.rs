@@ -7,6 +7,7 @@
 mod endpoint;
 mod host;
 mod screen;
+mod sole;
 mod underlay;
 mod workers;
 
@@ -28,6 +29,7 @@ use crate::sys::netlink::{Netlink, NetlinkError};
 
 use endpoint::Attached;
 use host::{Guard, HostInterface};
+use sole::Sole;
 use underlay::{Needs, Underlay, own_prefixes};
 
 pub use host::HostError;
@@ -70,6 +72,9 @@ pub enum AgentError {
     /// Kernel routes and rules.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
+    /// Another daemon, or no Unix sockets at all.
+    #[error("{}", not_alone(.0))]
+    NotAlone(#[source] io::Error),
     /// Threads, epoll.
     #[error("the worker threads cannot be started: {0}")]
     Workers(#[source] io::Error),
@@ -106,6 +111,8 @@ pub struct Agent {
     endpoint_mtu: u16,
     /// Notices and warnings that were logged: once is enough.
     told: BTreeSet<String>,
+    /// Last, as the next daemon may begin when it is gone.
+    _sole: Sole,
 }
 
 impl Agent {
@@ -126,6 +133,7 @@ impl Agent {
             outer_ttl: config.outer_ttl,
         };
         let publication = Publication::new(Fib::compile(&plan, &environment)?);
+        let sole = Sole::claim().map_err(AgentError::NotAlone)?;
         let workers = Workers::start(config.workers, &publication).map_err(AgentError::Workers)?;
         let guard = Guard::new(&needs.interface.name)?;
         let underlay = Underlay::open(needs, &workers)?;
@@ -146,6 +154,7 @@ impl Agent {
             failed: BTreeMap::new(),
             endpoint_mtu,
             told,
+            _sole: sole,
         };
         agent.reconcile()?;
         Ok(agent)
@@ -370,6 +379,15 @@ impl Agent {
             }
             Event::PortLost { id, error } => tracing::error!(port = ?id, %error, "a port is lost"),
         }
+    }
+}
+
+fn not_alone(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "another margay runs in this network namespace: end it first, or run this one in another namespace".into()
+        }
+        _ => format!("cannot tell whether another margay runs in this network namespace: {error}"),
     }
 }
 

@@ -1,0 +1,303 @@
+//! The daemon as its operator meets it: what it refuses and with which words, what it keeps when a change is
+//! wrong, and that nothing stays behind.
+
+mod lab;
+
+use std::io::Read;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use lab::{build, margay, reaches, start, until};
+use margay::rib::Attach;
+use margay::sys::netlink::{Family, LinkChange, Vxlan};
+use margay::sys::netns::Netns;
+use margay::testbed::{Lab, LabSpec, Mode};
+use margay::wire::MacAddr;
+use nix::sys::signal::Signal;
+
+/// What is nobody's on every system.
+const NOBODY: u32 = 65534;
+
+/// How a command ended that is expected to end by itself.
+#[derive(Debug)]
+struct Ended {
+    code: Option<i32>,
+    out: String,
+    error: String,
+}
+
+impl Ended {
+    /// It failed, with one line that has all of `words`.
+    #[track_caller]
+    fn refused_with(&self, words: &[&str]) {
+        assert_eq!(self.code, Some(1), "{self:?}");
+        let lines: Vec<&str> = self.error.lines().filter(|line| line.starts_with("margay: ")).collect();
+        assert_eq!(lines.len(), 1, "one clear line: {self:?}");
+        for word in words {
+            assert!(lines[0].contains(word), "{word:?} in {:?}", lines[0]);
+        }
+        assert!(!self.error.contains("panicked"), "{self:?}");
+    }
+}
+
+/// Runs a command to its end, ten seconds at most.
+fn run(command: &mut Command) -> Ended {
+    let mut child =
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let (mut out, mut error) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let status = loop {
+        match child.try_wait().unwrap() {
+            Some(status) => break status,
+            None if Instant::now() > deadline => {
+                child.kill().unwrap();
+                break child.wait().unwrap();
+            }
+            None => std::thread::sleep(Duration::from_millis(5)),
+        }
+    };
+    let read = |from: &mut dyn Read| {
+        let mut text = String::new();
+        from.read_to_string(&mut text).unwrap();
+        text
+    };
+    Ended { code: status.code(), out: read(&mut out), error: read(&mut error) }
+}
+
+/// `margay run` in a namespace.
+fn daemon(netns: &Netns, node: &str, resources: &Path) -> Command {
+    let mut command = netns.command(margay()).unwrap();
+    command.args(["run", "--node", node, "--resources"]).arg(resources);
+    command
+}
+
+fn output(lab: &mut Lab) -> String {
+    lab.nodes[0].daemon().expect("a margay node").output()
+}
+
+/// Everything that a daemon makes in its node's namespace and its pods'.
+#[track_caller]
+fn nothing_is_left(lab: &Lab) {
+    for node in &lab.nodes {
+        let mut netlink = node.netns.netlink().unwrap();
+        let links: Vec<String> = netlink.links().unwrap().into_iter().map(|link| link.name).collect();
+        let known = |name: &String| name == "lo" || name == "eth0" || name.starts_with("cali");
+        assert!(links.iter().all(known), "{}: {links:?}", node.name);
+        let rules = netlink.rules(Family::V4).unwrap();
+        assert!(rules.iter().all(|rule| rule.table != 4789), "{}: {rules:?}", node.name);
+        let routes = netlink.routes(Family::V4).unwrap();
+        assert!(routes.iter().all(|route| route.table != 4789), "{}: {routes:?}", node.name);
+        for pod in &node.pods {
+            let inside = pod.netns.netlink().unwrap().link("eth0");
+            assert_eq!(inside.is_ok(), pod.attach == Attach::Veth, "eth0 of {}: {inside:?}", pod.name);
+        }
+    }
+}
+
+/// Puts a node's daemon to an end and waits for it; hands over all that it said.
+fn end_with(lab: &mut Lab, node: usize, signal: Signal) -> String {
+    let daemon = lab.nodes[node].daemon().unwrap();
+    daemon.signal(signal).unwrap();
+    let process = format!("/proc/{}", daemon.pid());
+    // A zombie of one thread: ended, and not waited for until the lab does that.
+    until("the daemon's end", || {
+        let threads = std::fs::read_dir(format!("{process}/task")).map_or(0, Iterator::count);
+        let state = std::fs::read_to_string(format!("{process}/stat")).unwrap_or_default();
+        threads == 1 && state.rsplit(')').next().is_some_and(|rest| rest.starts_with(" Z"))
+    });
+    let daemon = lab.nodes[node].daemon().unwrap();
+    until("its last words", || signal == Signal::SIGKILL || daemon.output().contains("frames in"));
+    daemon.output()
+}
+
+#[test]
+fn sigterm_and_sigint_take_away_what_was_made_and_tell_what_was_counted() {
+    for (attach, signal) in [(Attach::Tap, Signal::SIGTERM), (Attach::Veth, Signal::SIGINT)] {
+        let mut lab = start(LabSpec { attach, ..LabSpec::new(Mode::None) }, &[]);
+        let host_ends = |lab: &Lab| -> Vec<_> {
+            let mut links = lab.nodes[0].netns.netlink().unwrap().links().unwrap();
+            links.retain(|link| link.name.starts_with("cali"));
+            links.into_iter().map(|link| (link.name, link.mac)).collect()
+        };
+        reaches(&lab.nodes[0].pods[0].netns, lab.nodes[1].pods[0].address, "across, before the end");
+        // While it runs there is something to remove.
+        let mut netlink = lab.nodes[0].netns.netlink().unwrap();
+        assert!(netlink.link("margay0").is_ok());
+        assert!(netlink.rules(Family::V4).unwrap().iter().any(|rule| rule.table == 4789));
+        assert!(netlink.routes(Family::V4).unwrap().iter().any(|route| route.table == 4789));
+        let served = host_ends(&lab);
+        assert!(served.iter().all(|(_, mac)| *mac != Some(MacAddr::GATEWAY)), "{served:?}");
+
+        let said = end_with(&mut lab, 0, signal);
+        assert!(said.contains("margay: ") && said.contains("sent"), "{signal}: {said}");
+        // Exit status 0, or this says otherwise.
+        lab.stop().unwrap_or_else(|error| panic!("{signal}: {error}"));
+        nothing_is_left(&lab);
+        let restored = host_ends(&lab);
+        assert!(restored.iter().all(|(_, mac)| *mac == Some(MacAddr::GATEWAY)), "{restored:?}");
+    }
+}
+
+#[test]
+fn after_kill_9_it_starts_again() {
+    for attach in [Attach::Tap, Attach::Veth] {
+        let mut lab = start(LabSpec { attach, ..LabSpec::new(Mode::Vxlan) }, &[]);
+        for node in [0, 1] {
+            end_with(&mut lab, node, Signal::SIGKILL);
+        }
+        // What stays of a daemon that could not clean up is in nobody's way.
+        lab.start(margay(), &[]).unwrap_or_else(|error| panic!("{error}"));
+        reaches(&lab.nodes[0].pods[0].netns, lab.nodes[1].pods[0].address, "across, after the restart");
+        reaches(&lab.nodes[1].pods[0].netns, lab.nodes[0].pods[1].address, "and back");
+        lab.stop().unwrap_or_else(|error| panic!("{error}"));
+        nothing_is_left(&lab);
+    }
+}
+
+#[test]
+fn a_wrong_resource_stops_nothing_and_a_right_one_is_taken_up() {
+    let mut lab = start(LabSpec::new(Mode::Vxlan), &[]);
+    let pool = std::fs::read_to_string(lab.resources.path().join("pool.yaml")).unwrap();
+    let works = |lab: &Lab, when: &str| {
+        reaches(&lab.nodes[0].pods[0].netns, lab.nodes[1].pods[0].address, when);
+    };
+
+    lab.resources.write("pool.yaml", &pool.replace("vxlanMode: Always", "vxlanMode: Sometimes")).unwrap();
+    until("the complaint", || output(&mut lab).contains("the last good state stays"));
+    let said = output(&mut lab);
+    for word in ["ERROR", "pool.yaml", "spec.vxlanMode", "Sometimes", "CrossSubnet"] {
+        assert!(said.contains(word), "{word} in {said}");
+    }
+    works(&lab, "with the last good state");
+
+    // A pod that comes while the pool is wrong has to wait.
+    let late = lab.add_pod(0).unwrap();
+    let late = (late.netns.try_clone().unwrap(), late.address);
+    works(&lab, "with a second change that cannot be applied");
+    assert!(late.0.netlink().unwrap().link("eth0").is_err());
+
+    lab.resources.write("pool.yaml", &pool).unwrap();
+    until("the pod that waited", || late.0.netlink().unwrap().link("eth0").is_ok_and(|link| link.running));
+    reaches(&lab.nodes[1].pods[0].netns, late.1, "the pod that waited");
+    works(&lab, "with the right pool");
+    lab.stop().unwrap_or_else(|error| panic!("{error}"));
+}
+
+#[test]
+fn sighup_reads_all_again() {
+    let mut lab = start(LabSpec::new(Mode::Vxlan), &[]);
+    let count = |lab: &mut Lab| output(lab).matches("nothing to change").count();
+    let before = count(&mut lab);
+    lab.nodes[0].daemon().unwrap().signal(Signal::SIGHUP).unwrap();
+    until("its word on it", || count(&mut lab) > before);
+    reaches(&lab.nodes[0].pods[0].netns, lab.nodes[1].pods[0].address, "after SIGHUP");
+    lab.stop().unwrap_or_else(|error| panic!("{error}"));
+}
+
+#[test]
+fn at_start_a_wrong_resource_is_one_clear_line() {
+    let lab = build(LabSpec::new(Mode::Vxlan));
+    let (netns, dir) = (&lab.nodes[0].netns, lab.resources.path());
+    let pool = std::fs::read_to_string(dir.join("pool.yaml")).unwrap();
+    // The second document of the file, and a field of it.
+    let wrong = format!("{pool}---\n{}", pool.replace("name: pods", "name: more").replace("26", "99"));
+    lab.resources.write("pool.yaml", &wrong).unwrap();
+    run(&mut daemon(netns, "node-a", dir)).refused_with(&["pool.yaml", "document 2", "spec.blockSize", "99"]);
+    lab.resources.write("pool.yaml", "kind: [").unwrap();
+    run(&mut daemon(netns, "node-a", dir)).refused_with(&["pool.yaml"]);
+    nothing_is_left(&lab);
+}
+
+#[test]
+fn what_cannot_be_is_refused_with_what_to_do() {
+    let lab = build(LabSpec::new(Mode::Vxlan));
+    let (netns, dir) = (&lab.nodes[0].netns, lab.resources.path());
+    run(&mut daemon(netns, "node-z", dir)).refused_with(&["node-z", "node-a", "node-b"]);
+    run(&mut daemon(netns, "node-b", dir)).refused_with(&["192.168.77.2", "spec.bgp.ipv4Address"]);
+    run(&mut daemon(netns, "node-a", &dir.join("absent"))).refused_with(&["absent"]);
+    nothing_is_left(&lab);
+}
+
+#[test]
+fn a_second_daemon_in_the_same_namespace_is_refused() {
+    for mode in [Mode::Vxlan, Mode::None] {
+        let mut lab = start(LabSpec::new(mode), &[]);
+        let mut command = daemon(&lab.nodes[0].netns, "node-a", lab.resources.path());
+        run(command.args(["--host-interface", "none"]))
+            .refused_with(&["another margay", "network namespace"]);
+        reaches(&lab.nodes[0].pods[0].netns, lab.nodes[1].pods[0].address, "the first is not disturbed");
+        let rules = lab.nodes[0].netns.netlink().unwrap().rules(Family::V4).unwrap();
+        assert!(rules.iter().any(|rule| rule.table == 4789), "nor are its rules");
+        lab.stop().unwrap_or_else(|error| panic!("{error}"));
+    }
+}
+
+#[test]
+fn a_vxlan_port_that_the_kernel_has_is_named() {
+    let lab = build(LabSpec::new(Mode::Vxlan));
+    let node = &lab.nodes[0];
+    let mut netlink = node.netns.netlink().unwrap();
+    let dev = netlink.link("eth0").unwrap().index;
+    let mac = MacAddr([2, 0, 0, 0, 0, 1]);
+    let local = node.address();
+    let vxlan = Vxlan { name: "vxlan.calico", vni: 4096, port: 4789, local, dev, mac, mtu: 1450 };
+    netlink.add_vxlan(&vxlan).unwrap();
+    netlink.set_link("vxlan.calico", &[LinkChange::Up]).unwrap();
+    let words = ["UDP port 4789", "vxlan device", "vxlanPort"];
+    run(&mut daemon(&node.netns, "node-a", lab.resources.path())).refused_with(&words);
+    netlink.delete_link("vxlan.calico").unwrap();
+    nothing_is_left(&lab);
+}
+
+#[test]
+fn a_missing_privilege_is_named() {
+    let lab = build(LabSpec::new(Mode::Vxlan));
+    // The user that starts it may read the resources, so that only privileges are missing.
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(lab.resources.path(), open).unwrap();
+    let copy = margay::testbed::Workdir::new().unwrap();
+    let program = copy.path().join("margay");
+    std::fs::copy(margay(), &program).unwrap();
+    std::fs::set_permissions(copy.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let mut command = Command::new(&program);
+    command.args(["run", "--node", "node-a", "--resources"]).arg(lab.resources.path());
+    command.uid(NOBODY).gid(NOBODY);
+    // By a thread in the namespace: nobody's process could not enter it.
+    let ended = lab.nodes[0].netns.run(|| run(&mut command)).unwrap();
+    let named =
+        ["CAP_NET_RAW", "CAP_NET_ADMIN", "/dev/net/tun"].iter().any(|word| ended.error.contains(word));
+    ended.refused_with(&[]);
+    assert!(named, "{ended:?}");
+    nothing_is_left(&lab);
+}
+
+#[test]
+fn its_environment_is_as_good_as_its_flags() {
+    let lab = build(LabSpec::new(Mode::Vxlan));
+    let mut command = lab.nodes[0].netns.command(margay()).unwrap();
+    command.arg("run").env("MARGAY_NODE", "node-y").env("MARGAY_RESOURCES", lab.resources.path());
+    run(&mut command).refused_with(&["node-y"]);
+    // A flag goes before the variable, and a value that makes no sense is told with the flag's name.
+    let ended = run(command.env("MARGAY_IPIP_TTL", "0"));
+    assert!(ended.code == Some(2) && ended.error.contains("--ipip-ttl"), "{ended:?}");
+    let ended = run(command.env_remove("MARGAY_IPIP_TTL").args(["--node", "node-x"]));
+    ended.refused_with(&["node-x"]);
+}
+
+#[test]
+fn help_teaches() {
+    for (arguments, words) in [
+        (&["--help"][..], &["run", "check", "demo", "Calico"][..]),
+        (&["run", "--help"], &["--node", "--resources", "MARGAY_HOST_INTERFACE", "SIGHUP", "CAP_NET_RAW"]),
+        (&["check", "--help"], &["DIR"]),
+        (&["demo", "--help"], &["--mode", "ipip", "cross-subnet"]),
+    ] {
+        let ended = run(Command::new(margay()).args(arguments));
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        for word in words {
+            assert!(ended.out.contains(word), "{word} in margay {arguments:?}: {}", ended.out);
+        }
+    }
+}
