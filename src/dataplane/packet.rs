@@ -68,7 +68,11 @@ impl Packet {
 pub fn check_offload(ip: &Ipv4<'_>, offload: Offload) -> Result<(), DropReason> {
     if let Some(partial) = offload.checksum {
         let field = usize::from(partial.start) + usize::from(partial.field);
-        let inside = usize::from(partial.start) >= ip.header_len() && field + 2 <= ip.total_len();
+        // Written in place of the ports, it would make others of them than were looked at.
+        let ports_end = ip.header_len() + 4;
+        let inside = usize::from(partial.start) >= ip.header_len()
+            && (ports_end..).contains(&field)
+            && field + 2 <= ip.total_len();
         if !inside || ip.is_later_fragment() {
             return Err(DropReason::OffloadMalformed);
         }

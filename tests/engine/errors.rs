@@ -152,6 +152,16 @@ fn t7_errors_are_limited_and_others_are_unharmed() {
 }
 
 #[test]
+fn t7_what_no_error_is_due_about_does_not_use_up_the_limit() {
+    let mut bed = Bed::new();
+    let error = Ip::icmp(ALPHA_IP, BETA_IP, [11, 0], &[0; 12]).ttl(1);
+    let exchange = bed.exchange((0..1000).map(|_| (ALPHA.into(), error.sent_by(ALPHA_MAC))));
+    assert_eq!(exchange.tally.dropped[DropReason::IcmpNotDue.index()], 1000);
+    let exchange = bed.one(ALPHA, Ip::udp(ALPHA_IP, BETA_IP, 1).ttl(1).sent_by(ALPHA_MAC));
+    assert_eq!(exchange.out.len(), 1);
+}
+
+#[test]
 fn t8_without_a_tunnel_address_errors_come_from_the_nodes_address() {
     let cluster = "node a 192.168.77.1/24\npool 10.65.0.0/16\npod alpha a 10.65.0.2/32\n";
     let unknown = Some(margay::dataplane::Neighbor::unknown());

@@ -219,9 +219,6 @@ pod beta a 10.65.0.2/32 mac=02:00:00:00:00:0b
         let (id, frame) = only(bed.one(ALPHA, ip.sent_by(ALPHA_MAC)));
         assert_eq!((id, frame.peer), (PortId::Ipip, peer.into()), "10.65.0.{last}");
     }
-    // F9: the endpoint's /32 within b's block.
-    let ip = Ip::udp(source, [10, 65, 0, 2].into(), 1);
-    assert_eq!(only(bed.one(ALPHA, ip.sent_by(ALPHA_MAC))).0, BETA.into());
     // /0: all else is the host's; the pool's remainder is not.
     for outside in [[10, 64, 255, 255], [10, 66, 0, 0], [1, 0, 0, 0], [223, 255, 255, 255]] {
         let ip = Ip::udp(source, outside.into(), 1);
@@ -230,6 +227,19 @@ pod beta a 10.65.0.2/32 mac=02:00:00:00:00:0b
     let ip = Ip::udp(source, [10, 65, 1, 0].into(), 1);
     let exchange = bed.one(ALPHA, ip.sent_by(ALPHA_MAC));
     assert_eq!(exchange.tally.punted[PuntReason::NoRoute.index()], 1);
+}
+
+/// GAMMA's second address lies in a block of B's, and ALPHA's in one of C's that is as long.
+#[test]
+fn f9_the_local_endpoint_wins_over_any_route_around_it() {
+    let cluster = format!("{CLUSTER}block 10.66.0.0/26 b\nblock 10.65.0.2/32 c\n");
+    let known = || Some(margay::dataplane::Neighbor::fixed(GAMMA_MAC));
+    let fib = compile(&cluster, "a", Machine::default());
+    let mut bed = Bed::bare(fib, 8).with_ports([(ALPHA.into(), known()), (GAMMA.into(), known())]);
+    let ip = Ip::udp(ALPHA_IP, GAMMA_IP_2, 1);
+    assert_eq!(only(bed.one(ALPHA, ip.sent_by(ALPHA_MAC))).0, GAMMA.into());
+    let ip = Ip::udp(GAMMA_IP, ALPHA_IP, 1);
+    assert_eq!(only(bed.one(GAMMA, ip.sent_by(GAMMA_MAC))).0, ALPHA.into());
 }
 
 /// RFC 4271 9.1: a snapshot that is published between two turns counts from the next frame on.

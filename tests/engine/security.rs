@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 
+use margay::buf::{Offload, PartialChecksum};
 use margay::dataplane::{Neighbor, PortId};
 use margay::io::memory::MemoryFrame;
 use margay::verdict::DropReason;
@@ -117,6 +118,20 @@ fn s5_a_workload_makes_no_tunnel_packets() {
         // A first fragment has the ports, and IPIP is IPIP in each.
         dropped(ALPHA.into(), udp.fragment(MF).sent_by(ALPHA_MAC), DropReason::TunnelFromWorkload);
         dropped(ALPHA.into(), ipip.fragment(8).sent_by(ALPHA_MAC), DropReason::TunnelFromWorkload);
+    }
+}
+
+/// A checksum that a workload leaves to us goes where it says, after its ports were looked at: not over them.
+#[test]
+fn s5_a_partial_checksum_does_not_change_the_ports() {
+    let ip = Ip::udp(ALPHA_IP, B_IPIP, 100);
+    for at in 0..4 {
+        for start in 0..=at {
+            let checksum = Some(PartialChecksum { start: 20 + start, field: at - start });
+            let offload = Offload { checksum, ..Offload::default() };
+            let frame = MemoryFrame { offload, ..ip.sent_by(ALPHA_MAC) };
+            dropped(ALPHA.into(), frame, DropReason::OffloadMalformed);
+        }
     }
 }
 
