@@ -74,6 +74,7 @@ closed_list! {
         InnerNotIpv4 "inner_not_ipv4" "Something else than IPv4 inside the tunnel.",
         InnerSourceLocal "inner_source_local" "A tunnel packet claims to come from an address of this node or its workloads.",
         InnerSourceNotPeers "inner_source_not_peers" "Inner source belongs to another node than the one that sent the tunnel packet.",
+        TunnelNested "tunnel_nested" "A tunnel packet for this node came out of a tunnel: taken in, it would be unwrapped once more.",
         TransitRefused "transit_refused" "From the underlay to an address that is not on this node: routing it back out could loop.",
         EcnCongestionLost "ecn_congestion_lost" "Congestion marked on the way, but the inner packet cannot carry the mark (RFC 6040 4.2).",
         VxlanTruncated "vxlan_truncated" "Too short for the VXLAN and inner Ethernet headers.",

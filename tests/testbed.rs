@@ -104,7 +104,7 @@ fn a_lab_describes_itself_in_calicos_resources() {
     let read = |lab: &Lab, name: &str| std::fs::read_to_string(lab.resources.path().join(name)).unwrap();
     assert!(read(&lab, "pool.yaml").contains("ipipMode: Never\n  vxlanMode: CrossSubnet\n"));
     let node = read(&lab, "node-b.yaml");
-    assert!(node.contains("ipv4Address: 192.168.77.2/24\n    ipv4IPIPTunnelAddr: 10.65.0.65\n"), "{node}");
+    assert!(node.contains("ipv4Address: 192.168.77.2/24\n  ipv4VXLANTunnelAddr: 10.65.0.65\n"), "{node}");
     assert!(node.contains("cidr: 10.65.0.64/26\n  node: node-b\n"), "{node}");
     let pod = read(&lab, "workload-pod-b1.yaml");
     assert!(pod.contains("name: node--b-k8s-pod--b1-eth0\n"), "{pod}");

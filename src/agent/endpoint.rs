@@ -1,6 +1,7 @@
 //! Attaching endpoints: a TAP in the workload's namespace, or the host end of a veth.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use socket2::Socket;
@@ -62,11 +63,15 @@ pub(super) struct Attached {
 
 #[derive(Debug)]
 enum Kind {
-    Tap(Netns),
+    /// Where its namespace is, and which one that is. An open TAP keeps its namespace alive, so the
+    /// workload's end shows only in that its path leads nowhere, or to another namespace.
+    Tap { path: PathBuf, namespace: (u64, u64) },
+    /// The host end as it was found.
     Veth(Link),
 }
 
-/// Attaches an endpoint and gives its port to the workers: each can send, one receives each queue.
+/// Makes an endpoint's interface and gives its port to the workers: each can send, one receives each queue.
+/// The workload cannot send before [`Attached::raise`].
 ///
 /// # Errors
 /// See [`AttachError`]; then nothing is left of it.
@@ -88,7 +93,9 @@ fn attach_tap(
     mtu: u16,
     workers: &Workers,
 ) -> Result<Attached, AttachError> {
-    let netns = Netns::open(plan.netns.as_ref().ok_or(AttachError::NoNetns)?)?;
+    let path = plan.netns.clone().ok_or(AttachError::NoNetns)?;
+    let netns = Netns::open(&path)?;
+    let kind = Kind::Tap { namespace: netns.id()?, path };
     // A worker receives one queue of an endpoint at most.
     let queues = plan.queues.min(workers.count() as u16);
     let (interface, mac) = netns.run(|| make_tap(plan, mtu, queues))??;
@@ -108,10 +115,10 @@ fn attach_tap(
         let port = TapPort::new(file, Layer::Tap, has_header);
         workers.attach(index, id.into(), Box::new(port), position < queues.len(), neighbor.clone().into());
     }
-    Ok(Attached { id, plan: plan.clone(), how, kind: Kind::Tap(netns) })
+    Ok(Attached { id, plan: plan.clone(), how, kind })
 }
 
-/// Runs inside the workload's namespace.
+/// Runs inside the workload's namespace: everything but what lets the workload send.
 fn make_tap(plan: &EndpointPlan, mtu: u16, queues: u16) -> Result<(Interface, MacAddr), AttachError> {
     let interface = tun::open(&plan.interface, Layer::Tap, queues)?;
     let mut netlink = Netlink::open()?;
@@ -129,14 +136,20 @@ fn make_tap(plan: &EndpointPlan, mtu: u16, queues: u16) -> Result<(Interface, Ma
     for address in &plan.addresses {
         netlink.add_address(link.index, Prefix::from(*address))?;
     }
-    netlink.set_link(name, &[LinkChange::Up])?;
-    let gateway = Route { dev: Some(link.index), scope: Scope::Link, ..Route::to(host(GATEWAY_ADDRESS)) };
-    netlink.add_route(&gateway)?;
-    let default =
-        Route { dev: Some(link.index), via: Some(GATEWAY_ADDRESS.into()), ..Route::default_of(Family::V4) };
-    netlink.add_route(&default)?;
     let mac = netlink.link(name)?.mac.unwrap_or(MacAddr([0; 6]));
     Ok((interface, mac))
+}
+
+/// Runs inside the workload's namespace: up, and the routes that Calico's CNI plugin gives a pod.
+fn raise_tap(plan: &EndpointPlan) -> Result<(), AttachError> {
+    let mut netlink = Netlink::open()?;
+    let name = plan.interface.as_str();
+    netlink.set_link(name, &[LinkChange::Up])?;
+    let dev = Some(netlink.link(name)?.index);
+    netlink.add_route(&Route { dev, scope: Scope::Link, ..Route::to(host(GATEWAY_ADDRESS)) })?;
+    let via = Some(GATEWAY_ADDRESS.into());
+    netlink.add_route(&Route { dev, via, ..Route::default_of(Family::V4) })?;
+    Ok(())
 }
 
 fn attach_veth(id: EndpointId, plan: &EndpointPlan, workers: &Workers) -> Result<Attached, AttachError> {
@@ -146,22 +159,14 @@ fn attach_veth(id: EndpointId, plan: &EndpointPlan, workers: &Workers) -> Result
     let kind = Kind::Veth(before.clone());
     let attached =
         Attached { id, plan: plan.clone(), how: format!("veth host end {name}, packet socket"), kind };
-    match open_host_end(&mut netlink, &before) {
-        Ok(socket) => {
-            let socket = Arc::new(socket);
-            let neighbor = plan.mac.map_or_else(Neighbor::unknown, Neighbor::fixed);
-            for index in 0..workers.count() {
-                let port = PacketPort::new(Arc::clone(&socket));
-                let receives = index == id.0 as usize % workers.count();
-                workers.attach(index, id.into(), Box::new(port), receives, Some(Arc::clone(&neighbor)));
-            }
-            Ok(attached)
-        }
-        Err(error) => {
-            attached.restore();
-            Err(error)
-        }
+    let socket = Arc::new(open_host_end(&mut netlink, &before)?);
+    let neighbor = plan.mac.map_or_else(Neighbor::unknown, Neighbor::fixed);
+    for index in 0..workers.count() {
+        let port = PacketPort::new(Arc::clone(&socket));
+        let receives = index == id.0 as usize % workers.count();
+        workers.attach(index, id.into(), Box::new(port), receives, Some(Arc::clone(&neighbor)));
     }
+    Ok(attached)
 }
 
 /// Takes the host end out of the host's hands: another MAC, no ARP, no IPv6 address; then opens the socket.
@@ -171,16 +176,35 @@ fn open_host_end(netlink: &mut Netlink, link: &Link) -> Result<Socket, AttachErr
     unless_unsupported(netlink.set_link(link.index, &[LinkChange::NoLinkLocal]))?;
     let socket = socket::packet(link.index.0, Seen::All, &Filter::untagged())
         .map_err(|error| AttachError::Socket(name.to_owned(), error))?;
-    netlink.set_link(link.index, &[LinkChange::Up])?;
     Ok(socket)
 }
 
 impl Attached {
+    /// Lets the workload send. Called when the FIB has the endpoint's route: its first packet is not lost.
+    ///
+    /// # Errors
+    /// The namespace or the interface is gone, or has routes of its own.
+    pub(super) fn raise(&self) -> Result<(), AttachError> {
+        match &self.kind {
+            Kind::Tap { path, .. } => Netns::open(path)?.run(|| raise_tap(&self.plan))?,
+            Kind::Veth(link) => Ok(Netlink::open()?.set_link(link.index, &[LinkChange::Up])?),
+        }
+    }
+
     /// Takes the endpoint from the workers and removes what margay made; a veth is left as it was found.
     /// What has gone already is no error.
     pub(super) fn detach(self, workers: &Workers) {
         workers.detach(PortId::Endpoint(self.id));
-        self.restore();
+    }
+
+    /// Whether the workload's namespace is no longer where it was.
+    pub(super) fn is_orphan(&self) -> bool {
+        match &self.kind {
+            Kind::Tap { path, namespace } => {
+                !Netns::open(path).and_then(|netns| netns.id()).is_ok_and(|found| found == *namespace)
+            }
+            Kind::Veth(_) => false,
+        }
     }
 
     /// Sets the MTU of a TAP that is in use, bytes.
@@ -188,13 +212,16 @@ impl Attached {
     /// # Errors
     /// The namespace or the interface is gone.
     pub(super) fn set_mtu(&self, mtu: u16) -> Result<(), AttachError> {
-        if let Kind::Tap(netns) = &self.kind {
-            netns.netlink()?.set_link(self.plan.interface.as_str(), &[LinkChange::Mtu(mtu.into())])?;
+        if let Kind::Tap { path, .. } = &self.kind {
+            let mut netlink = Netns::open(path)?.netlink()?;
+            netlink.set_link(self.plan.interface.as_str(), &[LinkChange::Mtu(mtu.into())])?;
         }
         Ok(())
     }
+}
 
-    fn restore(&self) {
+impl Drop for Attached {
+    fn drop(&mut self) {
         let Kind::Veth(before) = &self.kind else { return };
         let mut changes = vec![LinkChange::Arp];
         changes.extend(before.mac.map(LinkChange::Mac));

@@ -23,7 +23,6 @@ use crate::datastore::{self, LoadError, Watcher};
 use crate::fib::{
     CompileError, EndpointId, Environment, Fib, IPIP_OVERHEAD, OuterTtl, Publication, VXLAN_OVERHEAD,
 };
-use crate::resource::Resources;
 use crate::rib::{self, Encap, EndpointPlan, NodePlan, PlanError};
 use crate::sys::netlink::{Netlink, NetlinkError};
 
@@ -105,6 +104,8 @@ pub struct Agent {
     endpoints: BTreeMap<String, Attached>,
     failed: BTreeMap<String, String>,
     endpoint_mtu: u16,
+    /// Notices and warnings that were logged: once is enough.
+    told: BTreeSet<String>,
 }
 
 impl Agent {
@@ -113,7 +114,8 @@ impl Agent {
     /// # Errors
     /// Anything but an endpoint that cannot be attached, which is tried again later.
     pub fn start(config: Config) -> Result<Self, AgentError> {
-        let plan = load(&config)?;
+        let mut told = BTreeSet::new();
+        let plan = load(&config, &mut told)?;
         let needs = needs(&plan)?;
         let endpoint_mtu = endpoint_mtu(&plan, needs.interface.mtu);
         let environment = Environment {
@@ -143,6 +145,7 @@ impl Agent {
             endpoints: BTreeMap::new(),
             failed: BTreeMap::new(),
             endpoint_mtu,
+            told,
         };
         agent.reconcile()?;
         Ok(agent)
@@ -172,6 +175,7 @@ impl Agent {
                     if self.workers.ended() {
                         return Err(AgentError::WorkerEnded);
                     }
+                    self.release_orphans();
                     if !self.failed.is_empty() {
                         self.settle();
                     }
@@ -181,7 +185,7 @@ impl Agent {
     }
 
     fn reload(&mut self) {
-        match load(&self.config) {
+        match load(&self.config, &mut self.told) {
             Ok(plan) if plan == self.plan => tracing::info!("resources read: nothing to change"),
             Ok(plan) => {
                 let routes = plan.routes.len();
@@ -233,8 +237,20 @@ impl Agent {
 
         self.detach_old(&needs, endpoint_mtu)?;
         self.set_mtu(endpoint_mtu);
-        self.attach_new();
-        self.publish(&needs, endpoint_mtu)
+        let new = self.attach_new();
+        self.publish(&needs, endpoint_mtu)?;
+        for name in new {
+            let Some(attached) = self.endpoints.get(&name) else { continue };
+            match attached.raise() {
+                Ok(()) => {
+                    self.failed.remove(&name);
+                    let workload = &attached.plan.workload;
+                    tracing::info!(endpoint = %name, %workload, how = %attached.how, "endpoint attached");
+                }
+                Err(error) => self.release(&name, &error.to_string()),
+            }
+        }
+        Ok(())
     }
 
     /// Endpoints that the plan no longer has, or has otherwise: first their routes go, then they do.
@@ -261,7 +277,9 @@ impl Agent {
         Ok(())
     }
 
-    fn attach_new(&mut self) {
+    /// Endpoints that the plan has and the workers do not; says which could be attached.
+    fn attach_new(&mut self) -> Vec<String> {
+        let mut new = Vec::new();
         let mut used: BTreeSet<u32> = self.endpoints.values().map(|attached| attached.id.0).collect();
         let mut free = 0;
         for plan in &self.plan.endpoints {
@@ -273,10 +291,9 @@ impl Agent {
             }
             match endpoint::attach(EndpointId(free), plan, self.endpoint_mtu, &self.workers) {
                 Ok(attached) => {
-                    tracing::info!(endpoint = %plan.name, workload = %plan.workload, how = %attached.how, "endpoint attached");
                     used.insert(free);
-                    self.failed.remove(&plan.name);
                     self.endpoints.insert(plan.name.clone(), attached);
+                    new.push(plan.name.clone());
                 }
                 Err(error) => {
                     let error = error.to_string();
@@ -288,6 +305,7 @@ impl Agent {
                 }
             }
         }
+        new
     }
 
     fn set_mtu(&mut self, mtu: u16) {
@@ -319,41 +337,56 @@ impl Agent {
         }
     }
 
+    /// Endpoints whose workload has ended, or been replaced, while the resource stays.
+    fn release_orphans(&mut self) {
+        let orphans = self.endpoints.iter().filter(|(_, attached)| attached.is_orphan());
+        let names: Vec<String> = orphans.map(|(name, _)| name.clone()).collect();
+        names.iter().for_each(|name| self.release(name, "its network namespace is gone"));
+    }
+
+    /// Detaches an endpoint that the plan still has; it will be tried again.
+    fn release(&mut self, name: &str, reason: &str) {
+        let Some(attached) = self.endpoints.remove(name) else { return };
+        if self.failed.insert(name.to_owned(), reason.to_owned()).as_deref() != Some(reason) {
+            tracing::warn!(endpoint = %name, reason, "endpoint detached, will be tried again");
+        }
+        let needs = self.underlay.needs().clone();
+        if let Err(error) = self.publish(&needs, self.endpoint_mtu) {
+            tracing::error!(%error, "the FIB could not be published");
+        }
+        attached.detach(&self.workers);
+    }
+
     fn lost(&mut self, event: Event) {
         match event {
             Event::SendRefused { id, error } => {
                 tracing::warn!(port = ?id, %error, "the kernel refuses to send")
             }
             Event::PortLost { id: PortId::Endpoint(id), error } => {
-                let name = self
-                    .endpoints
-                    .iter()
-                    .find(|(_, attached)| attached.id == id)
-                    .map(|(name, _)| name.clone());
-                let Some(attached) = name.and_then(|name| self.endpoints.remove(&name)) else { return };
-                let name = attached.plan.name.clone();
-                tracing::warn!(endpoint = %name, %error, "the endpoint's interface is gone");
-                self.failed.insert(name, error.to_string());
-                attached.detach(&self.workers);
-                self.settle();
+                let lost = self.endpoints.iter().find(|(_, attached)| attached.id == id);
+                if let Some(name) = lost.map(|(name, _)| name.clone()) {
+                    self.release(&name, &error.to_string());
+                }
             }
             Event::PortLost { id, error } => tracing::error!(port = ?id, %error, "a port is lost"),
         }
     }
 }
 
-fn load(config: &Config) -> Result<NodePlan, AgentError> {
+fn load(config: &Config, told: &mut BTreeSet<String>) -> Result<NodePlan, AgentError> {
     let resources = datastore::load(&config.resources)?;
-    tell(&resources);
-    let plan = rib::plan(&resources, &config.node)?;
-    plan.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-    Ok(plan)
-}
-
-fn tell(resources: &Resources) {
-    for notice in &resources.notices {
-        tracing::info!("{notice}");
+    for notice in resources.notices.iter().map(ToString::to_string) {
+        if told.insert(notice.clone()) {
+            tracing::info!("{notice}");
+        }
     }
+    let plan = rib::plan(&resources, &config.node)?;
+    for warning in &plan.warnings {
+        if told.insert(warning.clone()) {
+            tracing::warn!("{warning}");
+        }
+    }
+    Ok(plan)
 }
 
 fn needs(plan: &NodePlan) -> Result<Needs, AgentError> {

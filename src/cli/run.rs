@@ -83,11 +83,16 @@ fn daemon(args: Args) -> Result<(), Box<dyn std::error::Error>> {
         host_interface: (args.host_interface != "none").then_some(args.host_interface),
         outer_ttl: args.ipip_ttl,
     })?;
-    print!("{}margay: ready\n", agent.screen());
-    std::io::stdout().flush()?;
+    say(&format!("{}margay: ready\n", agent.screen()));
     let tally = agent.run(&watcher, &signals)?;
-    print!("{}", summary(&tally));
+    say(&summary(&tally));
     Ok(())
+}
+
+/// To standard output, which may be closed: a daemon goes on without it.
+fn say(text: &str) {
+    let mut out = std::io::stdout();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
 fn signals() -> std::io::Result<Receiver<Signal>> {

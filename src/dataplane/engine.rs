@@ -198,8 +198,16 @@ impl Engine {
     ) -> Result<Verdict, DropReason> {
         match tables.fib.lookup(packet.dst) {
             action @ Action::Deliver(_) => self.forward(tables, pool, frame, packet, action),
+            // RFC 2003 3.1: also where the way ends.
+            Action::Host if packet.ttl == 0 => Err(DropReason::TtlZero),
             // Delivery to the node itself is the end of the way: nothing is decremented.
-            Action::Host if tables.fib.is_local(packet.dst) => Ok(Verdict::Host),
+            Action::Host if tables.fib.is_local(packet.dst) => {
+                let nested = refuse_tunnels(tables.fib, &Ipv4::parse(pool.bytes(frame))?);
+                nested.map_err(|_| DropReason::TunnelNested)?;
+                Ok(Verdict::Host)
+            }
+            // The gateway's address is this link's: nobody but a workload may ask for it (RFC 3927 7).
+            Action::Host if packet.dst == GATEWAY_ADDRESS => Err(DropReason::DestinationMartian),
             Action::Host => self.forward(tables, pool, frame, packet, Action::Host),
             Action::Blackhole => Err(DropReason::Blackhole),
             Action::Tunnel(_) | Action::Direct(_) | Action::NoRoute => Err(DropReason::TransitRefused),

@@ -181,6 +181,8 @@ impl Worker {
         while let Some(&index) = self.ready.get(next) {
             match self.receive(index) {
                 Rx::More => next += 1,
+                // A port that was lost is gone from the list already.
+                Rx::Drained if self.ready.get(next) != Some(&index) => {}
                 Rx::Drained => {
                     self.ready.swap_remove(next);
                 }

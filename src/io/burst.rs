@@ -23,6 +23,16 @@ pub(super) struct Burst {
     heads: Box<[Head]>,
 }
 
+/// How frames leave by a socket.
+pub(super) struct Way<'a, A> {
+    /// The socket.
+    pub(super) socket: BorrowedFd<'a>,
+    /// What stands in front of a frame's IP packet.
+    pub(super) outer: Outer,
+    /// Where a frame goes to, and with which TOS.
+    pub(super) address: A,
+}
+
 #[derive(Debug, Clone, Copy)]
 struct Head {
     bytes: [u8; MAX_HEAD],
@@ -77,15 +87,13 @@ impl Burst {
         }
     }
 
-    /// Sends the frames that `order` names, in that order; `address` says where to, and with which TOS.
+    /// Sends the frames that `order` names, in that order.
     pub(super) fn send(
         &mut self,
-        socket: BorrowedFd<'_>,
+        way: Way<'_, impl Fn(&Frame) -> (Option<SocketAddr>, u8)>,
         pool: &Pool,
         frames: &[Frame],
         order: &[u16],
-        outer: Outer,
-        address: impl Fn(&Frame) -> (Option<SocketAddr>, u8),
         report: &mut TxReport,
     ) {
         let frame = |index: u16| &frames[usize::from(index)];
@@ -94,30 +102,30 @@ impl Burst {
             match run.first().and_then(cut) {
                 Some(segments) => {
                     let frame = frame(run[0]);
-                    self.cut(socket, pool.bytes(frame), outer, segments, address(frame), report);
+                    let address = (way.address)(frame);
+                    self.cut(&way, address, pool.bytes(frame), segments, report);
                 }
                 None => {
                     let message = |index: usize| {
                         let frame = frame(run[index]);
-                        let (to, tos) = address(frame);
+                        let (to, tos) = (way.address)(frame);
                         Message { to, head: pool.bytes(frame), body: &[], tos }
                     };
-                    send(&mut self.batch, socket, run.len(), message, report);
+                    send(&mut self.batch, way.socket, run.len(), message, report);
                 }
             }
         }
     }
 
-    fn cut(
+    fn cut<A>(
         &mut self,
-        socket: BorrowedFd<'_>,
-        bytes: &[u8],
-        outer: Outer,
-        segments: Segments,
+        way: &Way<'_, A>,
         (to, tos): (Option<SocketAddr>, u8),
+        bytes: &[u8],
+        segments: Segments,
         report: &mut TxReport,
     ) {
-        let Some(super_frame) = SuperFrame::parse(bytes, outer, segments) else {
+        let Some(super_frame) = SuperFrame::parse(bytes, way.outer, segments) else {
             report.failed += 1;
             return;
         };
@@ -132,7 +140,7 @@ impl Burst {
                 let head = &heads[index];
                 Message { to, head: &head.bytes[..head.len], body: super_frame.payload(start + index), tos }
             };
-            send(&mut self.batch, socket, count, message, &mut pieces);
+            send(&mut self.batch, way.socket, count, message, &mut pieces);
         }
         report.add_whole(pieces);
     }

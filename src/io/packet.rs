@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use socket2::Socket;
 
-use super::burst::Burst;
+use super::burst::{Burst, Way};
 use super::offload::Outer;
 use super::{Port, Rx, TxReport, in_order, vnet};
 use crate::buf::{Frame, Offload, Pool};
@@ -49,8 +49,8 @@ impl Port for PacketPort {
             }
         }
         let order = in_order(batch.len());
-        let here = |_: &Frame| (None, 0);
-        self.burst.send(self.socket.as_fd(), pool, batch, order, Outer::None, here, &mut report);
+        let way = Way { socket: self.socket.as_fd(), outer: Outer::None, address: |_: &Frame| (None, 0) };
+        self.burst.send(way, pool, batch, order, &mut report);
         batch.drain(..).for_each(|frame| pool.put(frame));
         report
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use socket2::Socket;
 
-use super::burst::Burst;
+use super::burst::{Burst, Way};
 use super::offload::Outer;
 use super::{Port, Rx, TxReport, in_order};
 use crate::buf::{Frame, Pool};
@@ -49,8 +49,9 @@ impl Port for RawPort {
     fn tx(&mut self, pool: &mut Pool, batch: &mut Vec<Frame>) -> TxReport {
         let mut report = TxReport::default();
         let order = in_order(batch.len());
-        let to = |frame: &Frame| (Some(SocketAddr::new(frame.peer, 0)), 0);
-        self.burst.send(self.sender.as_fd(), pool, batch, order, self.outer, to, &mut report);
+        let address = |frame: &Frame| (Some(SocketAddr::new(frame.peer, 0)), 0);
+        let way = Way { socket: self.sender.as_fd(), outer: self.outer, address };
+        self.burst.send(way, pool, batch, order, &mut report);
         batch.drain(..).for_each(|frame| pool.put(frame));
         report
     }

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, RawFd};
 
 use socket2::Socket;
 
-use super::burst::Burst;
+use super::burst::{Burst, Way};
 use super::offload::Outer;
 use super::{BATCH, Port, Rx, TxReport};
 use crate::buf::{Frame, Pool};
@@ -60,9 +60,10 @@ impl Port for UdpPort {
         for (index, frame) in batch.iter().enumerate() {
             self.senders[(frame.flow % senders) as usize].order.push(index as u16);
         }
-        let to = |frame: &Frame| (Some(SocketAddr::new(frame.peer, self.port)), frame.ecn.bits());
+        let address = |frame: &Frame| (Some(SocketAddr::new(frame.peer, self.port)), frame.ecn.bits());
         for Sender { socket, order } in self.senders.iter_mut().filter(|sender| !sender.order.is_empty()) {
-            self.burst.send(socket.as_fd(), pool, batch, order, Outer::Vxlan, to, &mut report);
+            let way = Way { socket: socket.as_fd(), outer: Outer::Vxlan, address };
+            self.burst.send(way, pool, batch, order, &mut report);
             order.clear();
         }
         batch.drain(..).for_each(|frame| pool.put(frame));

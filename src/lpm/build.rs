@@ -4,7 +4,10 @@
 use std::marker::PhantomData;
 use std::net::IpAddr;
 
-use super::{Address, Dense, INDEX, Lpm, MAX_VALUE, NODE, ROOT_SLOTS, SPARSE, SPARSE_STARTS, Sparse};
+use super::{
+    Address, Dense, INDEX, Lpm, MAX_VALUE, NODE, Octets, ROOT_SLOTS, SPARSE, SPARSE_STARTS, Sparse,
+    UNPACKED_NODES,
+};
 
 /// Why a table cannot be built.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -73,10 +76,18 @@ pub(super) fn build<A: Address>(
     Ok(Lpm {
         root: root.try_into().expect("made with ROOT_SLOTS"),
         sparse: layout.sparse.into(),
-        dense: layout.dense.into(),
-        runs: layout.runs.into(),
+        octets: match layout.dense.len() {
+            ..=UNPACKED_NODES => Octets::Unpacked(unpack(&layout.dense, &layout.runs)),
+            _ => Octets::Packed { nodes: layout.dense.into(), runs: layout.runs.into() },
+        },
         family: PhantomData,
     })
+}
+
+/// Gives every slot of dense nodes its entry.
+fn unpack(nodes: &[Dense], runs: &[u32]) -> Box<[[u32; 256]]> {
+    let entry = |node: &Dense, slot: usize| runs[node.0[slot / 64].run(slot as u8)];
+    nodes.iter().map(|node| std::array::from_fn(|slot| entry(node, slot))).collect()
 }
 
 fn check_value(value: u32) -> Result<(), BuildError> {
@@ -242,8 +253,8 @@ fn fits_sparse(edges: &[Edge], shift: u32) -> bool {
     let mut starts = 0;
     for group in by_slot(edges, shift) {
         let slot = (group[0].start >> shift) as u16;
-        // A divided slot is a run of its own, and what comes after it another.
-        starts += usize::from(slot > 0) + usize::from(slot < u16::MAX && !undivided(group, shift));
+        // A divided slot is a run of its own, and what comes after it another at most.
+        starts += usize::from(slot > 0) + usize::from(!undivided(group, shift));
         if starts > SPARSE_STARTS {
             return false;
         }

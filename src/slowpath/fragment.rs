@@ -109,7 +109,7 @@ mod tests {
     use crate::wire::Protocol;
 
     fn split(packet: &[u8], mtu: u16) -> Vec<Vec<u8>> {
-        let mut pool = Pool::new(64, SlotSize::SuperFrame);
+        let mut pool = Pool::new(256, SlotSize::SuperFrame);
         let mut frame = pool.take().unwrap();
         pool.room(&frame)[..packet.len()].copy_from_slice(packet);
         pool.filled(&mut frame, packet.len());

@@ -15,6 +15,7 @@ use crate::buf::{Frame, Offload, Pool};
 use crate::dataplane::engine::mtu;
 use crate::dataplane::{Origin, Tables};
 use crate::fib::{Action, EndpointId, Fib};
+use crate::io::offload;
 use crate::verdict::{DropReason, PuntReason};
 use crate::wire::ipv4::{self, Ipv4};
 use crate::wire::transport::Transport;
@@ -70,6 +71,8 @@ impl SlowPath {
             PuntReason::TooBig => match too_big(tables, pool, &frame) {
                 TooBig::Tell(mtu) => Error::FragmentationNeeded(mtu),
                 TooBig::Split(mtu) => {
+                    // No fragment has the bytes that are still to be added up.
+                    offload::complete_checksum(pool.bytes_mut(&frame), frame.offload);
                     ipv4::decrement_ttl(pool.bytes_mut(&frame));
                     fragment::fragment(pool, &frame, mtu, made);
                     return pool.put(frame);

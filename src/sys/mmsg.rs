@@ -127,7 +127,7 @@ impl Batch {
             len: header.msg_len as usize,
             truncated: header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0,
             source: self.names[index].address(header.msg_hdr.msg_namelen),
-            tos: self.controls[index].tos(header.msg_hdr.msg_controllen as usize),
+            tos: self.controls[index].tos(header.msg_hdr.msg_controllen),
         }
     }
 

@@ -10,7 +10,7 @@ use crate::rib::Attach;
 pub(super) fn write(lab: &Lab) -> Result<(), BedError> {
     lab.resources.write("pool.yaml", &pool(lab.spec.mode))?;
     for node in &lab.nodes {
-        lab.resources.write(&format!("{}.yaml", node.name), &self::node(node))?;
+        lab.resources.write(&format!("{}.yaml", node.name), &self::node(node, lab.spec.mode))?;
         for pod in &node.pods {
             write_pod(lab, node, pod)?;
         }
@@ -52,8 +52,18 @@ spec:
     )
 }
 
-fn node(node: &Node) -> String {
+fn node(node: &Node, mode: Mode) -> String {
     let Node { name, tunnel_address, block, .. } = node;
+    // Calico gives a node the tunnel addresses that its pools' modes need, and no others.
+    let (ipip, vxlan) = match mode {
+        Mode::Ipip | Mode::IpipCrossSubnet => {
+            (format!("    ipv4IPIPTunnelAddr: {tunnel_address}\n"), String::new())
+        }
+        Mode::Vxlan | Mode::VxlanCrossSubnet => {
+            (String::new(), format!("  ipv4VXLANTunnelAddr: {tunnel_address}\n"))
+        }
+        Mode::None => Default::default(),
+    };
     let block_name = block.to_string().replace(['.', '/'], "-");
     format!(
         "apiVersion: projectcalico.org/v3
@@ -63,9 +73,7 @@ metadata:
 spec:
   bgp:
     ipv4Address: {address}
-    ipv4IPIPTunnelAddr: {tunnel_address}
-  ipv4VXLANTunnelAddr: {tunnel_address}
----
+{ipip}{vxlan}---
 apiVersion: projectcalico.org/v3
 kind: BlockAffinity
 metadata:

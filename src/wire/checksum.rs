@@ -234,5 +234,7 @@ mod tests {
         assert!(!is_partial(!0x2b5a, src, dst, Protocol::TCP, 1460));
         assert!(!is_partial(0x2b5a, src, dst, Protocol::UDP, 1460));
         assert!(!is_partial(0x2b5a, src, dst, Protocol::TCP, 1461));
+        // IPv6's length has 32 bits (RFC 8200 8.1): 0x0001_0000 adds 1.
+        assert_eq!(pseudo_header(src, dst, Protocol::TCP, 0x1_0000 + 1460).folded(), 0x2b5b);
     }
 }

@@ -113,8 +113,11 @@ mod tests {
     fn only_protocols_with_ports_are_searched_for_ports() {
         let icmp = ipv4::Header { protocol: Protocol::ICMP, ..HEADER };
         assert_eq!(hash_of(icmp, [8; 8]), hash_of(icmp, [0; 8]));
-        let sctp = ipv4::Header { protocol: Protocol::SCTP, ..HEADER };
-        assert_ne!(hash_of(sctp, [8; 8]), hash_of(sctp, [0; 8]));
+        for number in 0..=255 {
+            let header = ipv4::Header { protocol: Protocol(number), ..HEADER };
+            let reads_ports = hash_of(header, [8; 8]) != hash_of(header, [0; 8]);
+            assert_eq!(reads_ports, [6, 17, 33, 132, 136].contains(&number), "{}", header.protocol);
+        }
     }
 
     #[test]

@@ -506,8 +506,8 @@ mod tests {
     #[test]
     fn rfc_1624_every_checksum_at_every_edge_of_the_ttl() {
         let mut seen = vec![false; 0x1_0000];
-        for ttl in [1, 2, 64, 128, 254, 255] {
-            for protocol in [Protocol(0), Protocol::TCP, Protocol(255)] {
+        for ttl in [1, 64, 255] {
+            for protocol in [Protocol(0), Protocol(255)] {
                 for id in 0..=u16::MAX {
                     let header = Header { id, ttl, protocol, ..header() };
                     let (mut before, mut after) = ([0xa5; 20], [0xa5; 20]);

@@ -1,0 +1,103 @@
+//! `margay demo` as its users run it.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, Uid};
+
+const MARGAY: &str = env!("CARGO_BIN_EXE_margay");
+/// What is nobody's on every system.
+const NOBODY: u32 = 65534;
+
+fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+#[test]
+fn the_demo_shows_routes_arp_and_both_headers() {
+    let output = Command::new(MARGAY).args(["demo", "--mode", "ipip", "--seconds", "0.1"]).output().unwrap();
+    let text = text(&output);
+    assert!(output.status.success(), "{text}");
+    for expected in [
+        "10.65.0.64/26",
+        "ARP who-has 169.254.1.1 tell 10.65.0.2",
+        "ARP reply 169.254.1.1 is-at ee:ee:ee:ee:ee:ee",
+        "192.168.77.1 > 192.168.77.2: IPIP (4) ttl",
+        "10.65.0.2 > 10.65.0.66: ICMP echo request",
+        "summary",
+    ] {
+        assert!(text.contains(expected), "{expected} is missing in:\n{text}");
+    }
+    assert!(!text.contains("FAILED"), "{text}");
+}
+
+/// In a user namespace, as anybody may run it where the system allows such.
+#[test]
+fn the_demo_runs_without_root() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let binary = dir.path().join("margay");
+    // The build directory may be closed to others.
+    fs::copy(MARGAY, &binary).unwrap();
+    let mut command = Command::new(&binary);
+    command.args(["demo", "--mode", "vxlan", "--attach", "veth", "--seconds", "0.1"]).current_dir("/");
+    if Uid::effective().is_root() {
+        command.uid(NOBODY).gid(NOBODY);
+    }
+    let output = command.output().unwrap();
+    let text = text(&output);
+    assert!(output.status.success(), "this test needs user namespaces for everybody:\n{text}");
+    assert!(text.contains("VXLAN vni 4096") && !text.contains("FAILED"), "{text}");
+}
+
+#[test]
+fn ctrl_c_ends_it_at_once_and_nothing_is_left() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut demo = Command::new(MARGAY)
+        .args(["demo", "--mode", "vxlan", "--seconds", "60"])
+        .env("TMPDIR", dir.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(demo.stdout.take().unwrap()).lines();
+    // From here on it measures for a minute.
+    assert!(lines.map_while(Result::ok).any(|line| line.contains("pod-a2 > pod-a1")));
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "the files of the lab");
+    let daemons = processes_naming(dir.path().to_str().unwrap());
+    assert_eq!(daemons.len(), 2, "a daemon for each node");
+
+    let asked = Instant::now();
+    kill(Pid::from_raw(demo.id().cast_signed()), Signal::SIGINT).unwrap();
+    let status = demo.wait().unwrap();
+    assert_eq!(status.code(), Some(128 + 2));
+    assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    let deadline = Instant::now() + Duration::from_secs(2);
+    while !processes_naming(dir.path().to_str().unwrap()).is_empty() {
+        assert!(Instant::now() < deadline, "the daemons {daemons:?} are still there");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Processes that have `text` in an argument. One that has ended but was not waited for has no arguments.
+fn processes_naming(text: &str) -> Vec<String> {
+    let naming = |pid: &String| {
+        let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&arguments).contains(text)
+    };
+    let all = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    all.filter(|name| name.bytes().all(|b| b.is_ascii_digit())).filter(naming).collect()
+}
+
+#[test]
+fn what_it_cannot_do_is_one_clear_line() {
+    let output = Command::new(MARGAY).args(["demo", "--seconds", "0"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output).contains("a number from 0.1 to 60"), "{}", text(&output));
+}

@@ -1,0 +1,265 @@
+//! A node in memory: one worker with a memory port of each kind, over the FIB that resources give.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
+use margay::buf::{Pool, SlotSize};
+use margay::dataplane::{Command, Counters, Event, Neighbor, PortId, Setup, Tally, Worker};
+use margay::fib::{EndpointId, Environment, Fib, OuterTtl, Publication};
+use margay::io::Port;
+use margay::io::memory::{MemoryFrame, MemoryPort, Wire};
+use margay::resource::{Resources, parse};
+use margay::rib::plan;
+use margay::wire::MacAddr;
+
+/// This node, the peers B and C, and A's pods. ALPHA's MAC is given, BETA's is not; GAMMA has two addresses.
+pub const NODE: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 1);
+pub const PEER_B: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 2);
+pub const PEER_C: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 3);
+/// A's VXLAN tunnel address: the source of its ICMP errors.
+pub const TUNNEL_A: Ipv4Addr = Ipv4Addr::new(10, 65, 0, 1);
+pub const ALPHA: EndpointId = EndpointId(0);
+pub const BETA: EndpointId = EndpointId(1);
+pub const GAMMA: EndpointId = EndpointId(2);
+pub const ALPHA_IP: Ipv4Addr = Ipv4Addr::new(10, 65, 0, 2);
+pub const BETA_IP: Ipv4Addr = Ipv4Addr::new(10, 65, 0, 3);
+pub const GAMMA_IP: Ipv4Addr = Ipv4Addr::new(10, 65, 0, 4);
+pub const GAMMA_IP_2: Ipv4Addr = Ipv4Addr::new(10, 66, 0, 4);
+pub const ALPHA_MAC: MacAddr = MacAddr([0x02, 0, 0, 0, 0, 0x0a]);
+pub const BETA_MAC: MacAddr = MacAddr([0x02, 0, 0, 0, 0, 0x0b]);
+pub const GAMMA_MAC: MacAddr = MacAddr([0x02, 0, 0, 0, 0, 0x0c]);
+pub const VTEP_A: MacAddr = MacAddr([0x66, 0, 0, 0, 0, 0x01]);
+pub const VTEP_B: MacAddr = MacAddr([0x66, 0, 0, 0, 0, 0x02]);
+/// Pods of B, behind VXLAN, IPIP and no encapsulation; a pod of C behind VXLAN.
+pub const B_VXLAN: Ipv4Addr = Ipv4Addr::new(10, 65, 0, 66);
+pub const B_IPIP: Ipv4Addr = Ipv4Addr::new(10, 66, 0, 66);
+pub const B_DIRECT: Ipv4Addr = Ipv4Addr::new(10, 67, 0, 66);
+pub const C_VXLAN: Ipv4Addr = Ipv4Addr::new(10, 65, 0, 130);
+pub const C_IPIP: Ipv4Addr = Ipv4Addr::new(10, 66, 0, 130);
+/// In a pool, in nobody's block; in A's block, nobody's; outside.
+pub const UNASSIGNED: Ipv4Addr = Ipv4Addr::new(10, 65, 9, 9);
+pub const NOBODY: Ipv4Addr = Ipv4Addr::new(10, 65, 0, 40);
+pub const OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 7);
+/// MTU of the pods, as the daemon chooses it: that of VXLAN.
+pub const POD_MTU: u16 = 1450;
+pub const IPIP_MTU: u16 = 1480;
+pub const UNDERLAY_MTU: u16 = 1500;
+
+/// Three nodes, a pool of each mode, a block of each pool on each node.
+pub const CLUSTER: &str = "
+node a 192.168.77.1/24 vxlan=10.65.0.1 ipip=10.66.0.1 mac=66:00:00:00:00:01
+node b 192.168.77.2/24 vxlan=10.65.0.65 ipip=10.66.0.65 mac=66:00:00:00:00:02
+node c 192.168.77.3/24 mac=66:00:00:00:00:03
+pool 10.65.0.0/16 vxlanMode
+pool 10.66.0.0/16 ipipMode
+pool 10.67.0.0/16
+block 10.65.0.0/26 a
+block 10.65.0.64/26 b
+block 10.65.0.128/26 c
+block 10.66.0.64/26 b
+block 10.66.0.128/26 c
+block 10.67.0.64/26 b
+pod alpha a 10.65.0.2/32 mac=02:00:00:00:00:0a
+pod beta a 10.65.0.3/32
+pod gamma a 10.65.0.4/32,10.66.0.4/32 mac=02:00:00:00:00:0c
+";
+
+/// Calico's resources from a line each.
+pub fn resources(lines: &str) -> Resources {
+    let mut text = String::new();
+    for (index, line) in lines.lines().filter(|line| !line.is_empty()).enumerate() {
+        let words: Vec<&str> = line.split(' ').collect();
+        let option = |key: &str| words.iter().find_map(|word| word.strip_prefix(key)?.strip_prefix('='));
+        let line = |key: &str, value: Option<&str>| value.map(|value| format!("\n  {key}: {value}"));
+        let (kind, name, spec) = match words[..] {
+            ["node", name, address, ..] => {
+                let ipip = option("ipip").map(|address| format!(", ipv4IPIPTunnelAddr: {address}"));
+                let mut spec = format!("bgp: {{ipv4Address: {address}{}}}", ipip.unwrap_or_default());
+                spec.extend(line("ipv4VXLANTunnelAddr", option("vxlan")));
+                spec.extend(line(
+                    "vxlanTunnelMACAddr",
+                    option("mac").map(|mac| format!("'{mac}'")).as_deref(),
+                ));
+                ("Node", name.to_owned(), spec)
+            }
+            ["pool", cidr] => ("IPPool", format!("pool{index}"), format!("cidr: {cidr}")),
+            ["pool", cidr, mode] => {
+                ("IPPool", format!("pool{index}"), format!("cidr: {cidr}\n  {mode}: Always"))
+            }
+            ["block", cidr, node] => {
+                let spec = format!("cidr: {cidr}\n  node: {node}\n  state: confirmed");
+                ("BlockAffinity", format!("block{index}"), spec)
+            }
+            ["pod", name, node, addresses, ..] => {
+                let mut spec = format!("node: {node}\n  ipNetworks: [{addresses}]");
+                spec.extend(line("mac", option("mac").map(|mac| format!("'{mac}'")).as_deref()));
+                ("WorkloadEndpoint", name.to_owned(), spec)
+            }
+            _ => panic!("{line:?}", line = words),
+        };
+        text += &format!(
+            "apiVersion: projectcalico.org/v3\nkind: {kind}\nmetadata:\n  name: {name}\n  annotations: \
+             {{margay.dev/netns: /run/netns/{name}}}\nspec:\n  {spec}\n---\n"
+        );
+    }
+    Resources::build([parse("bed.yaml", &text)]).unwrap_or_else(|errors| panic!("{errors:#?}"))
+}
+
+/// What the machine adds to the resources.
+#[derive(Debug, Clone, Copy)]
+pub struct Machine {
+    pub pod_mtu: u16,
+    pub host_mtu: Option<u16>,
+    pub outer_ttl: OuterTtl,
+    pub slots: usize,
+}
+
+impl Default for Machine {
+    fn default() -> Self {
+        Machine { pod_mtu: POD_MTU, host_mtu: Some(UNDERLAY_MTU), outer_ttl: OuterTtl::default(), slots: 512 }
+    }
+}
+
+/// The way of the daemon: text → resources → plan → FIB. Endpoint ids are places in the plan.
+pub fn compile(lines: &str, node: &str, machine: Machine) -> Fib {
+    let plan = plan(&resources(lines), node).unwrap_or_else(|error| panic!("{error}"));
+    let environment = Environment {
+        endpoint_ids: (0..plan.endpoints.len() as u32).map(|id| Some(EndpointId(id))).collect(),
+        endpoint_mtu: machine.pod_mtu,
+        underlay_mtu: UNDERLAY_MTU,
+        host_mtu: machine.host_mtu,
+        outer_ttl: machine.outer_ttl,
+    };
+    Fib::compile(&plan, &environment).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// What one exchange brought: frames sent by each port, ports in the order of [`PORTS`], and the counts.
+#[derive(Debug)]
+pub struct Exchange {
+    pub out: Vec<(PortId, MemoryFrame)>,
+    pub tally: Tally,
+}
+
+/// The node.
+pub struct Bed {
+    worker: Worker,
+    publication: Arc<Publication>,
+    commands: Sender<Command>,
+    events: Receiver<Event>,
+    wires: Vec<(PortId, Wire)>,
+    counters: Arc<Counters>,
+    slots: usize,
+}
+
+impl Bed {
+    /// Node A of [`CLUSTER`], every port attached; BETA's MAC is known as if it had spoken before.
+    pub fn new() -> Self {
+        Self::on(Machine::default())
+    }
+
+    pub fn on(machine: Machine) -> Self {
+        let bed = Self::bare(compile(CLUSTER, "a", machine), machine.slots);
+        bed.with_ports([
+            (ALPHA.into(), Some(Neighbor::fixed(ALPHA_MAC))),
+            (BETA.into(), Some(Neighbor::learned(BETA_MAC))),
+            (GAMMA.into(), Some(Neighbor::fixed(GAMMA_MAC))),
+        ])
+    }
+
+    /// A worker without ports.
+    pub fn bare(fib: Fib, slots: usize) -> Self {
+        Self::over(&Publication::new(fib), slots)
+    }
+
+    /// The same over a publication that others share.
+    pub fn over(publication: &Arc<Publication>, slots: usize) -> Self {
+        let (commands, obeyed) = unbounded();
+        let (tell, events) = bounded(64);
+        let counters = Counters::new();
+        let worker = Worker::new(Setup {
+            index: 0,
+            workers: 1,
+            pool: Pool::new(slots, SlotSize::SuperFrame),
+            fib: publication.reader(),
+            commands: obeyed,
+            events: tell,
+            counters: Arc::clone(&counters),
+        });
+        let worker = worker.expect("epoll and eventfd");
+        let publication = Arc::clone(publication);
+        Bed { worker, publication, commands, events, wires: Vec::new(), counters, slots }
+    }
+
+    /// Adds the node's own ports, and these endpoints.
+    pub fn with_ports<const N: usize>(mut self, endpoints: [(PortId, Option<Arc<Neighbor>>); N]) -> Self {
+        let fixed = [PortId::Ipip, PortId::Vxlan, PortId::Direct, PortId::Underlay, PortId::Host];
+        for (id, neighbor) in fixed.into_iter().map(|id| (id, None)).chain(endpoints) {
+            self.attach(id, neighbor);
+        }
+        self
+    }
+
+    pub fn attach(&mut self, id: PortId, neighbor: Option<Arc<Neighbor>>) {
+        let wire = Wire::default();
+        self.attach_port(id, Box::new(MemoryPort::new(&wire)), neighbor);
+        self.wires.retain(|(known, _)| *known != id);
+        self.wires.push((id, wire));
+    }
+
+    pub fn attach_port(&mut self, id: PortId, port: Box<dyn Port>, neighbor: Option<Arc<Neighbor>>) {
+        self.wires.retain(|(known, _)| *known != id);
+        self.commands.send(Command::Attach { id, port, receives: true, neighbor }).unwrap();
+    }
+
+    /// Closes a port; the next exchange begins with that.
+    pub fn detach(&mut self, id: PortId) {
+        self.wires.retain(|(known, _)| *known != id);
+        let (done, _) = bounded(0);
+        self.commands.send(Command::Detach { id, done }).unwrap();
+    }
+
+    pub fn publish(&self, fib: Fib) {
+        self.publication.publish(fib);
+    }
+
+    pub fn events(&self) -> impl Iterator<Item = Event> {
+        self.events.try_iter()
+    }
+
+    /// Frames in, turns until they are all read, frames out. Every frame has one outcome, every slot is free.
+    pub fn exchange(&mut self, frames: impl IntoIterator<Item = (PortId, MemoryFrame)>) -> Exchange {
+        let before = self.counters.read();
+        let mut most = 0;
+        for (id, frame) in frames {
+            let wire = self.wires.iter().find(|(known, _)| *known == id);
+            wire.unwrap_or_else(|| panic!("{id:?} is attached")).1.push(frame);
+            most += 1;
+        }
+        // Each port is read a batch a turn.
+        for _ in 0..most / margay::io::BATCH + 1 {
+            self.worker.turn(Some(Duration::ZERO)).expect("epoll_wait");
+        }
+        let (tally, free) = self.worker.inspect();
+        assert_eq!(free, self.slots, "a slot leaked");
+        assert_eq!(tally.input, tally.outcomes(), "a frame has no outcome, or two");
+        let out = self.wires.iter().flat_map(|(id, wire)| wire.take().into_iter().map(|frame| (*id, frame)));
+        Exchange { out: out.collect(), tally: since(&before, &tally) }
+    }
+
+    /// [`Self::exchange`] of one frame.
+    pub fn one(&mut self, id: impl Into<PortId>, frame: MemoryFrame) -> Exchange {
+        self.exchange([(id.into(), frame)])
+    }
+}
+
+fn since(before: &Tally, after: &Tally) -> Tally {
+    let mut difference = after.clone();
+    difference.input -= before.input;
+    let subtract = |to: &mut [u64], from: &[u64]| to.iter_mut().zip(from).for_each(|(to, from)| *to -= from);
+    subtract(&mut difference.sent, &before.sent);
+    subtract(&mut difference.punted, &before.punted);
+    subtract(&mut difference.dropped, &before.dropped);
+    difference
+}

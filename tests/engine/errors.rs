@@ -1,0 +1,182 @@
+//! TTL and ICMP errors: T1, T3, T5 to T8.
+
+use std::net::Ipv4Addr;
+
+use margay::dataplane::PortId;
+use margay::io::memory::MemoryFrame;
+use margay::verdict::{DropReason, PuntReason};
+
+use crate::bed::*;
+use crate::packets::*;
+
+/// The error that ALPHA gets for `ip`.
+#[track_caller]
+fn told(ip: &Ip) -> Ip {
+    let exchange = Bed::new().one(ALPHA, ip.from_mac(ALPHA_MAC));
+    let [(id, frame)] = &exchange.out[..] else { panic!("{exchange:?}") };
+    assert_eq!(*id, ALPHA.into());
+    assert_eq!(frame.bytes[..12], [&ALPHA_MAC.0[..], &[0xee; 6]].concat());
+    Ip::read(&frame.bytes[14..])
+}
+
+#[track_caller]
+fn silent(id: PortId, frame: MemoryFrame, reason: DropReason) {
+    let exchange = Bed::new().one(id, frame);
+    assert_eq!(exchange.out, [], "{reason}");
+    assert_eq!(exchange.tally.dropped[reason.index()], 1, "{reason}: {:?}", exchange.tally);
+}
+
+/// RFC 792, RFC 1812 4.3.2: 11/0 from an address of the node's own, unused field zero, checksums right, the
+/// packet quoted as it was received.
+#[test]
+fn t1_t8_ttl_1_is_told_to_the_source() {
+    for dst in [BETA_IP, B_VXLAN, B_IPIP, B_DIRECT, OUTSIDE, NODE] {
+        let ip = Ip::udp(ALPHA_IP, dst, 100).ttl(1);
+        let error = told(&ip);
+        assert_eq!((error.src, error.dst, error.protocol), (TUNNEL_A, ALPHA_IP, ICMP));
+        assert_eq!((error.tos, error.ttl, error.fragment), (0xc0, 64, 0));
+        assert_eq!(checksum(&error.payload), 0);
+        assert_eq!(error.payload[..2], [11, 0]);
+        assert_eq!(error.payload[4..8], [0; 4]);
+        assert_eq!(error.payload[8..], ip.bytes());
+    }
+}
+
+/// RFC 1812 4.3.2.3: as much as fits in 576 bytes.
+#[test]
+fn t1_a_long_packet_is_quoted_up_to_576_bytes_in_all() {
+    let ip = Ip { options: vec![1; 40], ..Ip::udp(ALPHA_IP, BETA_IP, 1300).ttl(1) };
+    let error = told(&ip);
+    assert_eq!(error.len(), 576);
+    assert_eq!(error.payload[8..], ip.bytes()[..548]);
+}
+
+#[test]
+fn t1_ttl_0_is_dropped_in_silence() {
+    silent(ALPHA.into(), Ip::udp(ALPHA_IP, BETA_IP, 1).ttl(0).from_mac(ALPHA_MAC), DropReason::TtlZero);
+}
+
+#[test]
+fn t2_every_ttl_falls_by_exactly_one() {
+    let mut bed = Bed::new();
+    for ttl in 2..=255 {
+        for dst in [BETA_IP, OUTSIDE, B_DIRECT] {
+            let ip = Ip::udp(ALPHA_IP, dst, 3).ttl(ttl);
+            let exchange = bed.one(ALPHA, ip.from_mac(ALPHA_MAC));
+            let bytes = &exchange.out[0].1.bytes;
+            let packet = if dst == BETA_IP { &bytes[14..] } else { &bytes[..] };
+            assert_eq!(Ip::read(packet), ip.hop());
+        }
+    }
+}
+
+/// RFC 2003 3.1: also where the inner packet is for the node itself.
+#[test]
+fn t3_inner_ttl_0_is_dropped_at_the_tunnels_exit() {
+    for dst in [ALPHA_IP, NODE, TUNNEL_A, OUTSIDE] {
+        let ip = |src| Ip::udp(src, dst, 1).ttl(0);
+        silent(PortId::Vxlan, ip(B_VXLAN).in_vxlan(PEER_B, VTEP_A, VTEP_B), DropReason::TtlZero);
+        silent(PortId::Ipip, ip(B_IPIP).in_ipip(PEER_B, NODE), DropReason::TtlZero);
+    }
+}
+
+#[test]
+fn t3_inner_ttl_1_is_told_through_the_tunnel() {
+    let ip = Ip::udp(B_VXLAN, ALPHA_IP, 10).ttl(1);
+    let exchange = Bed::new().one(PortId::Vxlan, ip.in_vxlan(PEER_B, VTEP_A, VTEP_B));
+    let [(PortId::Vxlan, frame)] = &exchange.out[..] else { panic!("{exchange:?}") };
+    assert_eq!(frame.peer, PEER_B);
+    assert_eq!(frame.bytes[..22], vxlan(VTEP_B, VTEP_A, 0x0800, &[]));
+    let error = Ip::read(&frame.bytes[22..]);
+    assert_eq!((error.src, error.dst, error.ttl), (TUNNEL_A, B_VXLAN, 64));
+    assert_eq!(error.payload[..2], [11, 0]);
+    assert_eq!(error.payload[8..], ip.bytes());
+
+    let ip = Ip::udp(B_IPIP, ALPHA_IP, 10).ttl(1);
+    let exchange = Bed::new().one(PortId::Ipip, ip.in_ipip(PEER_B, NODE));
+    let [(PortId::Ipip, frame)] = &exchange.out[..] else { panic!("{exchange:?}") };
+    let outer = Ip::read(&frame.bytes);
+    assert_eq!((outer.src, outer.dst, outer.protocol), (NODE, PEER_B, IPIP));
+    assert_eq!(Ip::read(&outer.payload).payload[..2], [11, 0]);
+}
+
+/// RFC 1122 3.2.2, RFC 1812 4.3.2.7.
+#[test]
+fn t5_no_error_about_errors_later_fragments_and_group_or_martian_addresses() {
+    let from_alpha = |ip: Ip| (ALPHA.into(), ip.ttl(1).from_mac(ALPHA_MAC));
+    for kind in [3, 4, 5, 11, 12] {
+        let error = Ip::icmp(ALPHA_IP, BETA_IP, [kind, 0], &[0; 12]);
+        let (id, frame) = from_alpha(error);
+        silent(id, frame, DropReason::IcmpNotDue);
+    }
+    let (id, frame) = from_alpha(Ip::udp(ALPHA_IP, BETA_IP, 20).fragment(1));
+    silent(id, frame, DropReason::IcmpNotDue);
+    // An error would go to a source that is no single host.
+    for source in [[0, 0, 0, 0], [127, 0, 0, 1], [224, 0, 0, 1], [255, 255, 255, 255]] {
+        let frame = Ip::udp(source.into(), ALPHA_IP, 1).ttl(1).plain();
+        let exchange = Bed::new().one(PortId::Host, frame);
+        assert_eq!(exchange.out, [], "{source:?}");
+    }
+    // To a group address nothing is sent, not even an error.
+    let (id, frame) = from_alpha(Ip::udp(ALPHA_IP, [224, 0, 0, 5].into(), 1));
+    silent(id, frame, DropReason::DestinationMartian);
+}
+
+#[test]
+fn t5_a_first_fragment_is_told() {
+    let ip = Ip::udp(ALPHA_IP, BETA_IP, 24).fragment(MF).ttl(1);
+    assert_eq!(told(&ip).payload[8..], ip.bytes());
+}
+
+#[test]
+fn t6_an_echo_request_is_told() {
+    let ip = Ip::echo(ALPHA_IP, B_VXLAN).ttl(1);
+    assert_eq!(told(&ip).payload[..2], [11, 0]);
+}
+
+/// RFC 1812 4.3.2.8: a burst, then silence; what is not an error, and who did not ask for it, goes on.
+#[test]
+fn t7_errors_are_limited_and_others_are_unharmed() {
+    let mut bed = Bed::new();
+    let expired = |src: Ipv4Addr| Ip::udp(src, B_VXLAN, 1).ttl(1);
+    let exchange = bed.exchange((0..1000).map(|_| (ALPHA.into(), expired(ALPHA_IP).from_mac(ALPHA_MAC))));
+    // The clock goes on meanwhile: a token each 10 ms.
+    let errors = exchange.out.len();
+    assert!((100..400).contains(&errors), "{errors}");
+    assert_eq!(exchange.tally.punted[PuntReason::TtlExpired.index()], 1000);
+    assert_eq!(exchange.tally.dropped[DropReason::IcmpRateLimited.index()], 1000 - errors as u64);
+    let exchange = bed.one(BETA, expired(BETA_IP).from_mac(BETA_MAC));
+    assert_eq!(exchange.out.len(), 1, "BETA has a limit of its own");
+    let exchange = bed.one(ALPHA, Ip::udp(ALPHA_IP, BETA_IP, 1).from_mac(ALPHA_MAC));
+    assert_eq!(exchange.out.len(), 1, "what is no error passes");
+}
+
+#[test]
+fn t8_without_a_tunnel_address_errors_come_from_the_nodes_address() {
+    let cluster = "node a 192.168.77.1/24\npool 10.65.0.0/16\npod alpha a 10.65.0.2/32\n";
+    let unknown = Some(margay::dataplane::Neighbor::unknown());
+    let fib = compile(cluster, "a", Machine::default());
+    let mut bed = Bed::bare(fib, 4).with_ports([(ALPHA.into(), unknown)]);
+    let exchange = bed.one(ALPHA, Ip::udp(ALPHA_IP, OUTSIDE, 1).ttl(1).from_mac(ALPHA_MAC));
+    assert_eq!(Ip::read(&exchange.out[0].1.bytes[14..]).src, NODE);
+}
+
+#[test]
+fn the_gateway_answers_pings_and_offers_nothing_else() {
+    let gateway = [169, 254, 1, 1].into();
+    let reply = told(&Ip::echo(ALPHA_IP, gateway));
+    let wanted =
+        Ip { src: gateway, dst: ALPHA_IP, ..Ip::icmp(ALPHA_IP, gateway, [0, 0], b"\x00\x07\x00\x01echo") };
+    assert_eq!(reply, wanted);
+    for ip in [
+        Ip::udp(ALPHA_IP, gateway, 1),
+        Ip::icmp(ALPHA_IP, gateway, [13, 0], &[0; 16]),
+        Ip::echo(ALPHA_IP, gateway).fragment(MF),
+        Ip { options: vec![7, 7, 4, 0, 0, 0, 0, 0], ..Ip::echo(ALPHA_IP, gateway) },
+    ] {
+        silent(ALPHA.into(), ip.from_mac(ALPHA_MAC), DropReason::DestinationMartian);
+    }
+    let mut wrong = Ip::echo(ALPHA_IP, gateway);
+    wrong.payload[2] ^= 1;
+    silent(ALPHA.into(), wrong.from_mac(ALPHA_MAC), DropReason::DestinationMartian);
+}

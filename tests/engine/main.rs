@@ -1,0 +1,14 @@
+//! The whole engine with ports in memory: frames in, a worker's turn, frames out.
+//!
+//! A test named after a statement (`a1_…`, `i9_…`) shows that one; where it comes from stands beside it. What
+//! this cannot see: the kernel's sockets and interfaces.
+
+mod arp;
+#[expect(unreachable_pub, reason = "the engine's fuzz target uses it as well")]
+mod bed;
+mod errors;
+mod forwarding;
+mod mtu;
+#[expect(unreachable_pub, reason = "the engine's fuzz target uses it as well")]
+mod packets;
+mod reasons;

@@ -1,0 +1,163 @@
+//! MTU and fragments: M1 to M4, M9.
+
+use margay::dataplane::PortId;
+use margay::verdict::DropReason;
+
+use crate::bed::*;
+use crate::packets::*;
+
+/// Pods that may send more than any tunnel takes.
+fn bed() -> Bed {
+    Bed::on(Machine { pod_mtu: 9000, host_mtu: Some(1400), ..Machine::default() })
+}
+
+/// Each way with its port, its MTU and what the port puts in front.
+const WAYS: [(std::net::Ipv4Addr, PortId, u16, usize); 4] = [
+    (B_VXLAN, PortId::Vxlan, 1450, 22),
+    (B_IPIP, PortId::Ipip, IPIP_MTU, 20),
+    (B_DIRECT, PortId::Direct, UNDERLAY_MTU, 0),
+    (OUTSIDE, PortId::Host, 1400, 0),
+];
+
+/// RFC 1191 4.
+#[test]
+fn m1_df_and_too_big_is_told_the_exact_mtu_and_exactly_the_mtu_passes() {
+    for (dst, port, mtu, head) in WAYS {
+        let fits = Ip::udp(ALPHA_IP, dst, usize::from(mtu) - 28);
+        let exchange = bed().one(ALPHA, fits.from_mac(ALPHA_MAC));
+        assert_eq!(exchange.out.len(), 1);
+        assert_eq!(exchange.out[0].0, port);
+        assert_eq!(Ip::read(&exchange.out[0].1.bytes[head..]), fits.hop());
+
+        let over = Ip::udp(ALPHA_IP, dst, usize::from(mtu) - 27);
+        let exchange = bed().one(ALPHA, over.from_mac(ALPHA_MAC));
+        let [(id, frame)] = &exchange.out[..] else { panic!("{exchange:?}") };
+        assert_eq!(*id, ALPHA.into());
+        let error = Ip::read(&frame.bytes[14..]);
+        assert_eq!((error.src, error.dst), (TUNNEL_A, ALPHA_IP));
+        assert_eq!(error.payload[..2], [3, 4]);
+        assert_eq!(error.payload[4..8], [0, 0, (mtu >> 8) as u8, mtu as u8], "{port:?}");
+        assert_eq!(error.payload[8..], over.bytes()[..548], "as it was received");
+    }
+}
+
+#[test]
+fn m1_towards_a_pod_the_pods_mtu_is_told_through_the_tunnel() {
+    let over = Ip::udp(B_IPIP, ALPHA_IP, 1423);
+    let exchange = Bed::new().one(PortId::Ipip, over.in_ipip(PEER_B, NODE));
+    let [(PortId::Ipip, frame)] = &exchange.out[..] else { panic!("{exchange:?}") };
+    let error = Ip::read(&Ip::read(&frame.bytes).payload);
+    assert_eq!((error.src, error.dst), (TUNNEL_A, B_IPIP));
+    assert_eq!(error.payload[..8], [3, 4, error.payload[2], error.payload[3], 0, 0, 0x05, 0xaa]);
+}
+
+/// RFC 2003 3.1.
+#[test]
+fn m2_df_outside_is_df_inside() {
+    for fragment in [DF, 0, MF, DF | MF, 7] {
+        let ip = Ip::udp(ALPHA_IP, B_IPIP, 32).fragment(fragment);
+        let exchange = bed().one(ALPHA, ip.from_mac(ALPHA_MAC));
+        assert_eq!(Ip::read(&exchange.out[0].1.bytes).fragment, fragment & DF);
+    }
+}
+
+/// What the pieces are when put together: header of the first, all payloads.
+#[track_caller]
+fn together(pieces: &[Ip], mtu: u16, whole: &Ip) {
+    let (start, flags) = (whole.fragment & 0x1fff, whole.fragment & MF);
+    let mut payload: Vec<u8> = Vec::new();
+    for (index, piece) in pieces.iter().enumerate() {
+        let is_last = index + 1 == pieces.len();
+        assert!(piece.len() <= usize::from(mtu));
+        assert_eq!(piece.fragment & 0x1fff, start + (payload.len() / 8) as u16);
+        assert_eq!(piece.fragment & 0xe000, if is_last { flags } else { MF });
+        assert!(is_last || piece.payload.len() % 8 == 0);
+        assert_eq!((piece.id, piece.tos, piece.ttl), (whole.id, whole.tos, whole.ttl - 1), "one hop");
+        payload.extend(&piece.payload);
+    }
+    assert_eq!(payload, whole.payload);
+}
+
+/// RFC 791 3.2: the inner packet is split, then each piece is encapsulated.
+#[test]
+fn m3_without_df_the_packet_is_split_and_each_piece_carried() {
+    for (dst, port, mtu, head) in WAYS {
+        for over in [1, 2, 1000, 5000] {
+            let ip = Ip::udp(ALPHA_IP, dst, usize::from(mtu) - 28 + over).fragment(0).tos(0x28);
+            let exchange = bed().one(ALPHA, ip.from_mac(ALPHA_MAC));
+            assert!(exchange.out.iter().all(|(id, _)| *id == port));
+            let pieces: Vec<Ip> =
+                exchange.out.iter().map(|(_, frame)| Ip::read(&frame.bytes[head..])).collect();
+            assert_eq!(pieces.len(), (ip.payload.len()).div_ceil((usize::from(mtu) - 20) / 8 * 8));
+            together(&pieces, mtu, &ip);
+        }
+    }
+}
+
+/// The pieces go their own ways outside: each outer header has an id of its own.
+#[test]
+fn m3_outer_ids_differ() {
+    let ip = Ip::udp(ALPHA_IP, B_IPIP, 4000).fragment(0);
+    let exchange = bed().one(ALPHA, ip.from_mac(ALPHA_MAC));
+    let mut ids: Vec<u16> = exchange.out.iter().map(|(_, frame)| Ip::read(&frame.bytes).id).collect();
+    ids.dedup();
+    assert_eq!(ids.len(), 3);
+    assert!(!ids.contains(&0));
+}
+
+/// M14: the checksum is that of the whole datagram, so it must be finished before the datagram is split.
+#[test]
+fn m3_a_partial_checksum_is_finished_before_the_split() {
+    for (dst, _, mtu, head) in WAYS {
+        let whole = Ip::udp(ALPHA_IP, dst, 2000).fragment(0);
+        let mut frame = whole.clone().partial().from_mac(ALPHA_MAC);
+        frame.offload = whole.partial_checksum();
+        let exchange = bed().one(ALPHA, frame);
+        let pieces: Vec<Ip> = exchange.out.iter().map(|(_, frame)| Ip::read(&frame.bytes[head..])).collect();
+        together(&pieces, mtu, &whole);
+        assert!(exchange.out.iter().all(|(_, frame)| frame.offload == Default::default()));
+    }
+}
+
+/// RFC 791 3.1: router alert is copied to each fragment, record route stays on the first.
+#[test]
+fn m4_fragments_are_split_again_and_only_copied_options_stay() {
+    for fragment in [MF | 100, 100] {
+        let ip = Ip::udp(ALPHA_IP, B_VXLAN, 2992).fragment(fragment);
+        let exchange = bed().one(ALPHA, ip.from_mac(ALPHA_MAC));
+        let pieces: Vec<Ip> = exchange.out.iter().map(|(_, frame)| Ip::read(&frame.bytes[22..])).collect();
+        together(&pieces, 1450, &ip);
+    }
+    let options = vec![7, 7, 4, 0, 0, 0, 0, 1, 0x94, 4, 0, 0];
+    let ip = Ip { options: options.clone(), ..Ip::udp(ALPHA_IP, B_VXLAN, 3000).fragment(0) };
+    let exchange = bed().one(ALPHA, ip.from_mac(ALPHA_MAC));
+    let pieces: Vec<Ip> = exchange.out.iter().map(|(_, frame)| Ip::read(&frame.bytes[22..])).collect();
+    assert_eq!(pieces[0].options, options);
+    assert!(pieces.len() == 3 && pieces[1..].iter().all(|piece| piece.options == [0x94, 4, 0, 0]));
+}
+
+/// RFC 1812 4.2.2.7: no reassembly, no order, no state; the pieces of one datagram take one way.
+#[test]
+fn m9_a_pods_own_fragments_are_forwarded_in_any_order() {
+    let pieces = [(MF, 1), (MF | 3, 2), (6, 3)].map(|(fragment, fill)| {
+        let payload = vec![fill; 24];
+        Ip { fragment, ..Ip::new(ALPHA_IP, B_VXLAN, UDP, payload) }
+    });
+    for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0], [2, 2, 1]] {
+        let frames = order.map(|index| (ALPHA.into(), pieces[index].from_mac(ALPHA_MAC)));
+        let exchange = Bed::new().exchange(frames);
+        let out: Vec<Ip> = exchange.out.iter().map(|(_, frame)| Ip::read(&frame.bytes[22..])).collect();
+        assert_eq!(out, order.map(|index| pieces[index].hop()));
+        assert!(exchange.out.iter().all(|(_, frame)| frame.flow == exchange.out[0].1.flow));
+    }
+}
+
+/// An MTU that leaves no room for 8 bytes of payload beside the options.
+#[test]
+fn m3_what_cannot_be_split_is_dropped_with_a_reason() {
+    let mut bed = Bed::on(Machine { host_mtu: Some(67), ..Machine::default() });
+    let ip = Ip { options: vec![1; 40], ..Ip::udp(ALPHA_IP, OUTSIDE, 100).fragment(0) };
+    let exchange = bed.one(ALPHA, ip.from_mac(ALPHA_MAC));
+    assert_eq!(exchange.out, []);
+    assert_eq!(exchange.tally.dropped[DropReason::TooBigUnsplittable.index()], 1);
+}
