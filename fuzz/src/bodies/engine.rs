@@ -35,7 +35,7 @@ const PORTS: [PortId; 7] = [
 ];
 const PEERS: [Ipv4Addr; 4] = [PEER_B, PEER_C, NODE, Ipv4Addr::new(192, 168, 77, 99)];
 
-/// One frame of an input: how it stands there, `[port, flags, peer and ECN, start, field, kind, size, len, bytes]`.
+/// One frame of an input. It stands there as `[port, flags, peer and ECN, start, field, kind, size, len, bytes]`.
 #[derive(Debug, Clone)]
 pub struct Record {
     pub port: u8,
@@ -57,7 +57,7 @@ impl Record {
     }
 
     /// The last one may be cut short.
-    fn read<'a>(input: &mut &'a [u8]) -> Option<Self> {
+    fn read(input: &mut &[u8]) -> Option<Self> {
         let (head, rest) = input.split_first_chunk::<10>()?;
         let len = usize::from(u16::from_be_bytes([head[8], head[9]])).min(rest.len());
         let (bytes, rest) = rest.split_at(len);
