@@ -4,8 +4,8 @@ mod lab;
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::unix::fs::symlink;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use lab::{build, ip, margay, moves_tcp, reaches, reaches_once, start, until};
 use margay::lpm::Prefix;
@@ -16,6 +16,8 @@ use margay::testbed::{Capture, Lab, LabSpec, Mode, Ping, Workdir, ping};
 use margay::wire::MacAddr;
 
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Datagrams on their way, at most: far fewer than a TAP or a socket queues.
+const OUTSTANDING: usize = 64;
 
 /// Text of a pod's resource file.
 fn resource(lab: &Lab, pod: &str) -> String {
@@ -56,32 +58,43 @@ impl Traffic<'_> {
         (sent, lost)
     }
 
-    /// A numbered datagram each millisecond, whatever comes of it; how many were sent and how many lost.
+    /// A numbered datagram each millisecond without waiting for an answer; how many were sent and how many lost.
+    /// On a machine that is too slow for it the sender holds back, before a queue could overflow.
     fn stream(&self) -> (usize, usize) {
         let receiver = self.to.run(|| UdpSocket::bind(SocketAddr::new(self.address, 0))).unwrap().unwrap();
         let sender = self.from.run(|| UdpSocket::bind("0.0.0.0:0")).unwrap().unwrap();
         sender.connect(receiver.local_addr().unwrap()).unwrap();
-        receiver.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+        receiver.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+        let (sent, received) = (AtomicUsize::new(0), AtomicUsize::new(0));
         std::thread::scope(|scope| {
-            let sent = scope.spawn(move || {
-                let mut number = 0_usize;
+            let sending = scope.spawn(|| {
                 while !self.end.load(Ordering::Relaxed) {
-                    sender.send(&number.to_be_bytes()).unwrap();
-                    number += 1;
+                    let number = sent.load(Ordering::Relaxed);
+                    if number - received.load(Ordering::Relaxed) < OUTSTANDING {
+                        sender.send(&number.to_be_bytes()).unwrap();
+                        sent.store(number + 1, Ordering::Relaxed);
+                    }
                     std::thread::sleep(Duration::from_millis(1));
                 }
-                number
             });
             let (mut seen, mut buffer) = (Vec::new(), [0; 8]);
-            // The stream ends with half a second of silence.
-            while receiver.recv(&mut buffer).is_ok() {
-                seen.push(usize::from_be_bytes(buffer));
+            let mut deadline = None;
+            while !sending.is_finished() || seen.len() < sent.load(Ordering::Relaxed) {
+                if receiver.recv(&mut buffer).is_ok() {
+                    seen.push(usize::from_be_bytes(buffer));
+                    received.store(seen.len(), Ordering::Relaxed);
+                }
+                if sending.is_finished()
+                    && *deadline.get_or_insert_with(|| Instant::now() + PATIENCE) < Instant::now()
+                {
+                    break;
+                }
             }
-            let sent = sent.join().unwrap();
             seen.sort_unstable();
             let received = seen.len();
             seen.dedup();
             assert_eq!(seen.len(), received, "a datagram arrived twice");
+            let sent = sent.load(Ordering::Relaxed);
             (sent, sent - received)
         })
     }
