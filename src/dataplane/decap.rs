@@ -82,16 +82,21 @@ fn strip_vxlan(fib: &Fib, bytes: &[u8]) -> Result<(), DropReason> {
 /// over a virtual underlay sends inner packets with the pseudo-header's sum only.
 #[inline]
 fn recognise_checksum(ip: &Ipv4<'_>) -> Option<PartialChecksum> {
-    let transport = Transport::parse(ip)?;
+    let field = match ip.protocol() {
+        Protocol::TCP => 16,
+        Protocol::UDP => 6,
+        _ => return None,
+    };
     let payload = ip.payload();
-    let field = usize::from(transport.checksum_field());
     let value = u16::from_be_bytes(*payload.get(field..)?.first_chunk()?);
     let (src, dst) = (IpAddr::V4(ip.src()), IpAddr::V4(ip.dst()));
-    checksum::is_partial(value, src, dst, transport.protocol, payload.len()).then_some(PartialChecksum {
-        // A header length is 60 at most.
-        start: ip.header_len() as u16,
-        field: transport.checksum_field(),
-    })
+    if !checksum::is_partial(value, src, dst, ip.protocol(), payload.len()) {
+        return None;
+    }
+    // Only what has a transport header has a checksum to finish; hardly any packet comes as far as here.
+    let transport = Transport::parse(ip)?;
+    // A header length is 60 at most.
+    Some(PartialChecksum { start: ip.header_len() as u16, field: transport.checksum_field() })
 }
 
 /// The same kernel sends super-frames that nobody cut: a packet of TCP larger than `mtu`, that of the

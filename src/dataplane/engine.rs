@@ -326,14 +326,15 @@ fn check_offload(ip: &Ipv4<'_>, frame: &Frame) -> Result<(), DropReason> {
 /// (Felix drops the same unless `allowIPIPPacketsFromWorkloads` or `allowVXLANPacketsFromWorkloads`).
 #[inline]
 fn refuse_tunnels(fib: &Fib, ip: &Ipv4<'_>) -> Result<(), DropReason> {
-    match (ip.protocol(), ip.payload()) {
-        (Protocol::IPIP, _) => Err(DropReason::TunnelFromWorkload),
-        // The ports alone, not the length: of a first fragment, the datagram is longer than what is here.
-        (Protocol::UDP, [_, _, high, low, ..])
-            if !ip.is_later_fragment() && u16::from_be_bytes([*high, *low]) == fib.node().vxlan_port =>
-        {
-            Err(DropReason::TunnelFromWorkload)
-        }
-        _ => Ok(()),
+    if ip.protocol() == Protocol::IPIP {
+        return Err(DropReason::TunnelFromWorkload);
     }
+    // The port alone, not the length: of a first fragment, the datagram is longer than what is here. It is
+    // asked before the protocol because it hardly ever fits, while nobody can guess between TCP and UDP.
+    let [_, _, high, low, ..] = *ip.payload() else { return Ok(()) };
+    let is_vxlan = u16::from_be_bytes([high, low]) == fib.node().vxlan_port;
+    if is_vxlan && ip.protocol() == Protocol::UDP && !ip.is_later_fragment() {
+        return Err(DropReason::TunnelFromWorkload);
+    }
+    Ok(())
 }

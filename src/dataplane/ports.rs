@@ -92,7 +92,7 @@ impl Ports {
     }
 
     /// Queues a frame; gives it back when there is no such port, or when its queue must be flushed first.
-    #[inline]
+    #[inline(always)]
     pub(super) fn queue(&mut self, id: PortId, frame: Frame, is_reply: bool) -> Result<(), Refused> {
         let index = id.index();
         let Some(Some(slot)) = self.slots.get_mut(index) else { return Err(Refused::Absent(frame)) };

@@ -354,7 +354,7 @@ impl Worker {
         self.made = made;
     }
 
-    #[inline]
+    #[inline(always)]
     fn queue(&mut self, verdict: Verdict, frame: Frame) {
         let (id, is_reply) = match verdict {
             Verdict::Workload(id) => (PortId::Endpoint(id), false),
@@ -365,10 +365,17 @@ impl Worker {
             Verdict::Host => (PortId::Host, false),
             Verdict::Punt(_) => return self.drop_frame(DropReason::TooBigUnsplittable, frame),
         };
-        let frame = match self.ports.queue(id, frame, is_reply) {
-            Ok(()) => return,
-            Err(Refused::Absent(frame)) => return self.drop_frame(absent(id), frame),
-            Err(Refused::Full(frame)) => frame,
+        if let Err(refused) = self.ports.queue(id, frame, is_reply) {
+            self.queue_again(id, refused, is_reply);
+        }
+    }
+
+    /// Flushes a full queue first.
+    #[cold]
+    fn queue_again(&mut self, id: PortId, refused: Refused, is_reply: bool) {
+        let frame = match refused {
+            Refused::Absent(frame) => return self.drop_frame(absent(id), frame),
+            Refused::Full(frame) => frame,
         };
         self.flush();
         if let Err(Refused::Absent(frame) | Refused::Full(frame)) = self.ports.queue(id, frame, is_reply) {
