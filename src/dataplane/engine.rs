@@ -131,7 +131,15 @@ impl Engine {
             }
             // The kernel asked margay because it had no better route: sending it back would loop.
             Action::Host => Ok(Verdict::Punt(PuntReason::NoRoute)),
-            action => self.forward(tables, pool, frame, packet, action),
+            action => {
+                if let Some(reason) = undeliverable(&packet, action)? {
+                    return Ok(Verdict::Punt(reason));
+                }
+                if exceeds(mtu(tables.fib, action), &packet, pool, frame) {
+                    return Ok(Verdict::Punt(PuntReason::TooBig));
+                }
+                self.carry(tables, pool, frame, packet, action)
+            }
         }
     }
 
@@ -206,13 +214,10 @@ impl Engine {
         action: Action,
     ) -> Result<Verdict, DropReason> {
         match action {
-            // RFC 2003 3.1: also where the way ends.
-            Action::Host if packet.ttl == 0 => Err(DropReason::TtlZero),
-            // Delivery to the node itself is the end of the way: nothing is decremented.
             Action::Host if tables.fib.is_local(packet.dst) => {
                 let nested = refuse_tunnels(tables.fib, &Ipv4::parse(pool.bytes(frame))?);
                 nested.map_err(|_| DropReason::TunnelNested)?;
-                Ok(Verdict::Host)
+                self.forward(tables, pool, frame, packet, action)
             }
             // The gateway's address is this link's: nobody but a workload may ask for it (RFC 3927 7).
             Action::Host if packet.dst == GATEWAY_ADDRESS => Err(DropReason::DestinationMartian),
@@ -223,6 +228,9 @@ impl Engine {
     }
 
     /// Checks destination, TTL and MTU, counts the hop, and carries out what the FIB says.
+    ///
+    /// A node is one hop (RFC 1812 5.3.1), and margay and the node's kernel are one node: what goes to the
+    /// kernel is counted there, if it goes on, and what comes from it has been.
     #[inline(always)]
     fn forward(
         &mut self,
@@ -232,26 +240,19 @@ impl Engine {
         mut packet: Packet,
         action: Action,
     ) -> Result<Verdict, DropReason> {
-        if packet.dst == GATEWAY_ADDRESS {
-            return Ok(Verdict::Punt(PuntReason::Gateway));
+        if let Some(reason) = undeliverable(&packet, action)? {
+            return Ok(Verdict::Punt(reason));
         }
-        if antispoof::is_martian(packet.dst) {
-            return Err(DropReason::DestinationMartian);
+        if packet.ttl == 1 && action != Action::Host {
+            return Ok(Verdict::Punt(PuntReason::TtlExpired));
         }
-        match packet.ttl {
-            0 => return Err(DropReason::TtlZero),
-            1 => return Ok(Verdict::Punt(PuntReason::TtlExpired)),
-            _ => {}
-        }
-        if action == Action::NoRoute {
-            return Ok(Verdict::Punt(PuntReason::NoRoute));
-        }
-        let mtu = mtu(tables.fib, action);
-        if packet.len > mtu && exceeds(mtu, pool, frame) {
+        if exceeds(mtu(tables.fib, action), &packet, pool, frame) {
             return Ok(Verdict::Punt(PuntReason::TooBig));
         }
-        ipv4::decrement_ttl(pool.bytes_mut(frame));
-        packet.ttl -= 1;
+        if action != Action::Host {
+            ipv4::decrement_ttl(pool.bytes_mut(frame));
+            packet.ttl -= 1;
+        }
         self.carry(tables, pool, frame, packet, action)
     }
 
@@ -302,15 +303,34 @@ pub fn mtu(fib: &Fib, action: Action) -> u16 {
     }
 }
 
-/// True when what will stand on the wire of a packet larger than `mtu` is larger too: not a super-frame, or
-/// the segments of one.
-#[cold]
-fn exceeds(mtu: u16, pool: &Pool, frame: &Frame) -> bool {
-    match frame.offload.segments {
-        None => true,
-        Some(segments) => Ipv4::parse(pool.bytes(frame))
-            .is_ok_and(|ip| packet::segment_len(&ip, segments) > usize::from(mtu)),
+/// What keeps a packet from its destination, whatever its TTL and length.
+#[inline(always)]
+fn undeliverable(packet: &Packet, action: Action) -> Result<Option<PuntReason>, DropReason> {
+    if packet.dst == GATEWAY_ADDRESS {
+        return Ok(Some(PuntReason::Gateway));
     }
+    if antispoof::is_martian(packet.dst) {
+        return Err(DropReason::DestinationMartian);
+    }
+    if packet.ttl == 0 {
+        return Err(DropReason::TtlZero);
+    }
+    if action == Action::NoRoute {
+        return Ok(Some(PuntReason::NoRoute));
+    }
+    Ok(None)
+}
+
+/// True when what will stand on the wire is larger than `mtu`: of a super-frame, its segments.
+#[inline(always)]
+fn exceeds(mtu: u16, packet: &Packet, pool: &Pool, frame: &Frame) -> bool {
+    packet.len > mtu && !segments_fit(mtu, pool, frame)
+}
+
+#[cold]
+fn segments_fit(mtu: u16, pool: &Pool, frame: &Frame) -> bool {
+    let Some(segments) = frame.offload.segments else { return false };
+    Ipv4::parse(pool.bytes(frame)).is_ok_and(|ip| packet::segment_len(&ip, segments) <= usize::from(mtu))
 }
 
 /// What a virtio-net header says must lie inside the packet that it describes.

@@ -73,12 +73,12 @@ impl SlowPath {
                 TooBig::Split(mtu) => {
                     // No fragment has the bytes that are still to be added up.
                     offload::complete_checksum(pool.bytes_mut(&frame), frame.offload);
-                    ipv4::decrement_ttl(pool.bytes_mut(&frame));
+                    count_hop(tables, origin, pool, &frame);
                     fragment::fragment(pool, &frame, mtu, made);
                     return pool.put(frame);
                 }
                 TooBig::Resegment(offload) => {
-                    ipv4::decrement_ttl(pool.bytes_mut(&frame));
+                    count_hop(tables, origin, pool, &frame);
                     frame.offload = offload;
                     return made.push(Made::Packet(frame));
                 }
@@ -126,6 +126,15 @@ enum TooBig {
     Resegment(Offload),
     /// A super-frame of datagrams, whose borders must stay.
     Hopeless,
+}
+
+/// One hop less for a packet that goes on in another form, by the rule of the engine's `forward`: this node's
+/// kernel counts what comes from it or goes to it.
+fn count_hop(tables: Tables<'_>, origin: Origin, pool: &mut Pool, frame: &Frame) {
+    let destination = Ipv4::parse(pool.bytes(frame)).map(|ip| tables.fib.lookup(ip.dst()));
+    if origin != Origin::Host && destination != Ok(Action::Host) {
+        ipv4::decrement_ttl(pool.bytes_mut(frame));
+    }
 }
 
 fn too_big(tables: Tables<'_>, pool: &Pool, frame: &Frame) -> TooBig {

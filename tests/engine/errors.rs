@@ -1,4 +1,4 @@
-//! TTL and ICMP errors: T1, T3, T5 to T8.
+//! TTL and ICMP errors: T1 to T3, T5 to T8.
 
 use std::net::Ipv4Addr;
 
@@ -30,7 +30,7 @@ fn silent(id: PortId, frame: MemoryFrame, reason: DropReason) {
 /// packet quoted as it was received.
 #[test]
 fn t1_t8_ttl_1_is_told_to_the_source() {
-    for dst in [BETA_IP, B_VXLAN, B_IPIP, B_DIRECT, OUTSIDE, NODE] {
+    for dst in [BETA_IP, B_VXLAN, B_IPIP, B_DIRECT] {
         let ip = Ip::udp(ALPHA_IP, dst, 100).ttl(1);
         let error = told(&ip);
         assert_eq!((error.src, error.dst, error.protocol), (TUNNEL_A, ALPHA_IP, ICMP));
@@ -60,13 +60,73 @@ fn t1_ttl_0_is_dropped_in_silence() {
 fn t2_every_ttl_falls_by_exactly_one() {
     let mut bed = Bed::new();
     for ttl in 2..=255 {
-        for dst in [BETA_IP, OUTSIDE, B_DIRECT] {
+        for (dst, head) in [(BETA_IP, 14), (B_DIRECT, 0), (B_VXLAN, 22), (B_IPIP, 20)] {
             let ip = Ip::udp(ALPHA_IP, dst, 3).ttl(ttl);
             let exchange = bed.one(ALPHA, ip.sent_by(ALPHA_MAC));
-            let bytes = &exchange.out[0].1.bytes;
-            let packet = if dst == BETA_IP { &bytes[14..] } else { &bytes[..] };
-            assert_eq!(Ip::read(packet), ip.hop());
+            assert_eq!(Ip::read(&exchange.out[0].1.bytes[head..]), ip.hop());
         }
+        let ip = |src| Ip::udp(src, ALPHA_IP, 3).ttl(ttl);
+        for (port, frame, ip) in from_peers(ip) {
+            assert_eq!(bed.one(port, frame).out[0].1.bytes, ip.hop().delivered_to(ALPHA_MAC).bytes);
+        }
+    }
+}
+
+/// What a pod of B's sends, each way that it may come.
+fn from_peers(ip: impl Fn(Ipv4Addr) -> Ip) -> [(PortId, MemoryFrame, Ip); 3] {
+    let (vxlan, ipip, direct) = (ip(B_VXLAN), ip(B_IPIP), ip(B_DIRECT));
+    [
+        (PortId::Vxlan, vxlan.in_vxlan(PEER_B, VTEP_A, VTEP_B), vxlan),
+        (PortId::Ipip, ipip.in_ipip(PEER_B, NODE), ipip),
+        (PortId::Underlay, direct.on_underlay(), direct),
+    ]
+}
+
+/// RFC 1812 5.3.1: margay and its node's kernel are one hop. The kernel counts what it forwards, before margay
+/// gets it or after; what it made or keeps has made no hop here.
+#[test]
+fn t2_margay_and_its_nodes_kernel_are_one_hop() {
+    let mut bed = Bed::new();
+    for ttl in 1..=255 {
+        for dst in [OUTSIDE, NODE, TUNNEL_A] {
+            let ip = |src| Ip::udp(src, dst, 3).ttl(ttl);
+            let from_alpha = (ALPHA.into(), ip(ALPHA_IP).sent_by(ALPHA_MAC), ip(ALPHA_IP));
+            for (port, frame, ip) in from_peers(ip).into_iter().chain([from_alpha]) {
+                let exchange = bed.one(port, frame);
+                let [(PortId::Host, frame)] = &exchange.out[..] else {
+                    panic!("{port:?} {ip:?} {exchange:?}")
+                };
+                assert_eq!(Ip::read(&frame.bytes), ip, "{port:?}");
+            }
+        }
+        for (dst, port, head) in [
+            (BETA_IP, BETA.into(), 14),
+            (B_VXLAN, PortId::Vxlan, 22),
+            (B_IPIP, PortId::Ipip, 20),
+            (B_DIRECT, PortId::Direct, 0),
+        ] {
+            for src in [OUTSIDE, NODE, TUNNEL_A] {
+                let ip = Ip::udp(src, dst, 3).ttl(ttl);
+                let exchange = bed.one(PortId::Host, ip.plain());
+                let [(id, frame)] = &exchange.out[..] else { panic!("{ip:?} {exchange:?}") };
+                assert_eq!((*id, Ip::read(&frame.bytes[head..])), (port, ip));
+            }
+        }
+    }
+}
+
+/// TTL 0 is nobody's to send, or to take (RFC 1122 3.2.1.7).
+#[test]
+fn t2_ttl_0_goes_neither_to_the_host_nor_from_it() {
+    for dst in [OUTSIDE, NODE] {
+        let ip = |src| Ip::udp(src, dst, 3).ttl(0);
+        silent(ALPHA.into(), ip(ALPHA_IP).sent_by(ALPHA_MAC), DropReason::TtlZero);
+        for (port, frame, _) in from_peers(ip) {
+            silent(port, frame, DropReason::TtlZero);
+        }
+    }
+    for dst in [BETA_IP, B_VXLAN, B_IPIP, B_DIRECT] {
+        silent(PortId::Host, Ip::udp(OUTSIDE, dst, 3).ttl(0).plain(), DropReason::TtlZero);
     }
 }
 
@@ -113,7 +173,7 @@ fn t5_no_error_about_errors_later_fragments_and_group_or_martian_addresses() {
     silent(id, frame, DropReason::IcmpNotDue);
     // An error would go to a source that is no single host.
     for source in [[0, 0, 0, 0], [127, 0, 0, 1], [224, 0, 0, 1], [255, 255, 255, 255]] {
-        let frame = Ip::udp(source.into(), ALPHA_IP, 1).ttl(1).plain();
+        let frame = Ip::udp(source.into(), UNASSIGNED, 1).plain();
         let exchange = Bed::new().one(PortId::Host, frame);
         assert_eq!(exchange.out, [], "{source:?}");
     }
@@ -163,12 +223,18 @@ fn t7_what_no_error_is_due_about_does_not_use_up_the_limit() {
 
 #[test]
 fn t8_without_a_tunnel_address_errors_come_from_the_nodes_address() {
-    let cluster = "node a 192.168.77.1/24\npool 10.65.0.0/16\npod alpha a 10.65.0.2/32\n";
+    let cluster = "
+node a 192.168.77.1/24
+pool 10.65.0.0/16
+pod alpha a 10.65.0.2/32
+pod beta a 10.65.0.3/32
+";
     let unknown = Some(margay::dataplane::Neighbor::unknown());
     let fib = compile(cluster, "a", Machine::default());
     let mut bed = Bed::bare(fib, 4).with_ports([(ALPHA.into(), unknown)]);
-    let exchange = bed.one(ALPHA, Ip::udp(ALPHA_IP, OUTSIDE, 1).ttl(1).sent_by(ALPHA_MAC));
-    assert_eq!(Ip::read(&exchange.out[0].1.bytes[14..]).src, NODE);
+    let exchange = bed.one(ALPHA, Ip::udp(ALPHA_IP, BETA_IP, 1).ttl(1).sent_by(ALPHA_MAC));
+    let error = Ip::read(&exchange.out[0].1.bytes[14..]);
+    assert_eq!((error.src, &error.payload[..2]), (NODE, &[11, 0][..]));
 }
 
 #[test]

@@ -27,7 +27,7 @@ fn m1_df_and_too_big_is_told_the_exact_mtu_and_exactly_the_mtu_passes() {
         let exchange = bed().one(ALPHA, fits.sent_by(ALPHA_MAC));
         assert_eq!(exchange.out.len(), 1);
         assert_eq!(exchange.out[0].0, port);
-        assert_eq!(Ip::read(&exchange.out[0].1.bytes[head..]), fits.hop());
+        assert_eq!(Ip::read(&exchange.out[0].1.bytes[head..]), fits.leaving_by(port));
 
         let over = Ip::udp(ALPHA_IP, dst, usize::from(mtu) - 27);
         let exchange = bed().one(ALPHA, over.sent_by(ALPHA_MAC));
@@ -61,7 +61,7 @@ fn m2_df_outside_is_df_inside() {
     }
 }
 
-/// What the pieces are when put together: header of the first, all payloads.
+/// Put together, the pieces are `whole`, as it would leave if it fitted.
 #[track_caller]
 fn together(pieces: &[Ip], mtu: u16, whole: &Ip) {
     let (start, flags) = (whole.fragment & 0x1fff, whole.fragment & MF);
@@ -72,7 +72,7 @@ fn together(pieces: &[Ip], mtu: u16, whole: &Ip) {
         assert_eq!(piece.fragment & 0x1fff, start + (payload.len() / 8) as u16);
         assert_eq!(piece.fragment & 0xe000, if is_last { flags } else { MF });
         assert!(is_last || piece.payload.len() % 8 == 0);
-        assert_eq!((piece.id, piece.tos, piece.ttl), (whole.id, whole.tos, whole.ttl - 1), "one hop");
+        assert_eq!((piece.id, piece.tos, piece.ttl), (whole.id, whole.tos, whole.ttl));
         payload.extend(&piece.payload);
     }
     assert_eq!(payload, whole.payload);
@@ -89,7 +89,30 @@ fn m3_without_df_the_packet_is_split_and_each_piece_carried() {
             let pieces: Vec<Ip> =
                 exchange.out.iter().map(|(_, frame)| Ip::read(&frame.bytes[head..])).collect();
             assert_eq!(pieces.len(), (ip.payload.len()).div_ceil((usize::from(mtu) - 20) / 8 * 8));
-            together(&pieces, mtu, &ip);
+            together(&pieces, mtu, &ip.leaving_by(port));
+        }
+    }
+}
+
+/// The kernel counts the hop of what is split on its way from the host, or to it: a TTL of 1 stays as well.
+#[test]
+fn t2_fragments_from_and_to_the_host_keep_the_ttl() {
+    let mut bed = Bed::on(Machine { host_mtu: Some(1400), ..Machine::default() });
+    for ttl in [1, 64] {
+        let to_host = Ip::udp(ALPHA_IP, OUTSIDE, 1400).fragment(0).ttl(ttl);
+        let pod = (BETA_IP, BETA.into(), POD_MTU, 14);
+        let from_host = |dst| Ip::udp(OUTSIDE, dst, 2000).fragment(0).ttl(ttl);
+        let cases = WAYS.into_iter().chain([pod]).map(|(dst, port, mtu, head)| match port {
+            PortId::Host => (ALPHA.into(), to_host.sent_by(ALPHA_MAC), to_host.clone(), port, mtu, head),
+            _ => (PortId::Host, from_host(dst).plain(), from_host(dst), port, mtu, head),
+        });
+        for (from, frame, whole, port, mtu, head) in cases {
+            let exchange = bed.one(from, frame);
+            assert_eq!(exchange.out.len(), 2, "{port:?}");
+            assert!(exchange.out.iter().all(|(id, _)| *id == port));
+            let pieces: Vec<Ip> =
+                exchange.out.iter().map(|(_, frame)| Ip::read(&frame.bytes[head..])).collect();
+            together(&pieces, mtu, &whole);
         }
     }
 }
@@ -108,13 +131,13 @@ fn m3_outer_ids_differ() {
 /// M14: the checksum is that of the whole datagram, so it must be finished before the datagram is split.
 #[test]
 fn m3_a_partial_checksum_is_finished_before_the_split() {
-    for (dst, _, mtu, head) in WAYS {
+    for (dst, port, mtu, head) in WAYS {
         let whole = Ip::udp(ALPHA_IP, dst, 2000).fragment(0);
         let mut frame = whole.clone().partial().sent_by(ALPHA_MAC);
         frame.offload = whole.partial_checksum();
         let exchange = bed().one(ALPHA, frame);
         let pieces: Vec<Ip> = exchange.out.iter().map(|(_, frame)| Ip::read(&frame.bytes[head..])).collect();
-        together(&pieces, mtu, &whole);
+        together(&pieces, mtu, &whole.leaving_by(port));
         assert!(exchange.out.iter().all(|(_, frame)| frame.offload == Default::default()));
     }
 }
@@ -126,7 +149,7 @@ fn m4_fragments_are_split_again_and_only_copied_options_stay() {
         let ip = Ip::udp(ALPHA_IP, B_VXLAN, 2992).fragment(fragment);
         let exchange = bed().one(ALPHA, ip.sent_by(ALPHA_MAC));
         let pieces: Vec<Ip> = exchange.out.iter().map(|(_, frame)| Ip::read(&frame.bytes[22..])).collect();
-        together(&pieces, 1450, &ip);
+        together(&pieces, 1450, &ip.hop());
     }
     let options = vec![7, 7, 4, 0, 0, 0, 0, 1, 0x94, 4, 0, 0];
     let ip = Ip { options: options.clone(), ..Ip::udp(ALPHA_IP, B_VXLAN, 3000).fragment(0) };

@@ -85,15 +85,14 @@ fn the_queue_is_bounded() {
 #[test]
 fn what_the_slow_path_made_waits_too() {
     let mut bed = bed();
-    let ip = Ip::udp(OUTSIDE, ALPHA_IP, 10).ttl(1);
     // From BETA's address, but by the host's way, so that nothing is learned: it will get the error.
-    let from_beta = Ip { src: BETA_IP, ..ip.clone() };
+    let from_beta = Ip::udp(BETA_IP, UNASSIGNED, 10);
     let exchange = bed.one(PortId::Host, from_beta.plain());
     assert_eq!(exchange.out, [(BETA.into(), question())]);
     let exchange = bed.one(BETA, answer());
     let error = Ip::read(&exchange.out[0].1.bytes[14..]);
     assert_eq!((error.dst, error.ttl), (BETA_IP, 64));
-    assert_eq!(error.payload[..2], [11, 0]);
+    assert_eq!(error.payload[..2], [3, 0]);
 }
 
 /// Another worker receives from BETA: what that one learns lets this one's packets go.

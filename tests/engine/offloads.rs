@@ -50,7 +50,8 @@ fn a_tcp_super_frame_goes_as_one_to_each_kind_of_port() {
             let [(id, frame)] = &exchange.out[..] else { panic!("{exchange:?}") };
             assert_eq!(*id, port);
             assert_eq!(frame.offload, offload);
-            assert_eq!(Ip::read(&frame.bytes[head..]), ip.hop());
+            let wanted = ip.leaving_by(port);
+            assert_eq!(Ip::read(&frame.bytes[head..]), wanted);
 
             let pieces = cut(frame, outer, head);
             assert_eq!(pieces.len(), len.div_ceil(1398));
@@ -60,7 +61,7 @@ fn a_tcp_super_frame_goes_as_one_to_each_kind_of_port() {
             for (index, piece) in pieces.iter().enumerate() {
                 assert!(piece.is_summed());
                 assert!(piece.len() <= usize::from(POD_MTU));
-                assert_eq!((piece.ttl, piece.id), (63, 0x1234 + index as u16));
+                assert_eq!((piece.ttl, piece.id), (wanted.ttl, 0x1234 + index as u16));
                 assert_eq!(piece.payload[4..8], seq.to_be_bytes());
                 seq += piece.payload.len() as u32 - 20;
             }
@@ -96,7 +97,7 @@ fn a_partial_checksum_is_completed_where_no_header_can_say_it() {
             assert_eq!(*id, port);
             let passed_on = matches!(port, PortId::Endpoint(_) | PortId::Host);
             let (wanted, left) = if passed_on { (&ip, offload) } else { (&whole, Offload::default()) };
-            assert_eq!(Ip::read(&frame.bytes[head..]), wanted.hop());
+            assert_eq!(Ip::read(&frame.bytes[head..]), wanted.leaving_by(port));
             assert_eq!(frame.offload, left);
         }
     }
@@ -154,6 +155,27 @@ fn a_super_frame_whose_segments_are_too_big_is_told_or_cut_smaller() {
     assert_eq!(frame.offload, super_frame(&ip, 1410));
     assert_eq!(Ip::read(&frame.bytes[22..]), ip.hop(), "one hop");
     assert!(cut(frame, Outer::Vxlan, 22).iter().all(|piece| piece.is_summed() && piece.len() <= 1450));
+}
+
+/// The kernel counts the hop of what is cut smaller on its way from the host, or to it.
+#[test]
+fn t2_a_super_frame_cut_smaller_from_and_to_the_host_keeps_its_ttl() {
+    let mut bed = Bed::on(Machine { pod_mtu: 9000, host_mtu: Some(1400), ..Machine::default() });
+    for ttl in [1, 64] {
+        let ip = Ip::tcp(ALPHA_IP, OUTSIDE, 30_000).partial().fragment(0).ttl(ttl);
+        let frame = MemoryFrame { offload: super_frame(&ip, 1361), ..ip.sent_by(ALPHA_MAC) };
+        let exchange = bed.one(ALPHA, frame);
+        let [(PortId::Host, frame)] = &exchange.out[..] else { panic!("{exchange:?}") };
+        assert_eq!(frame.offload, super_frame(&ip, 1360));
+        assert_eq!(Ip::read(&frame.bytes), ip);
+
+        let ip = Ip::tcp(OUTSIDE, B_VXLAN, 30_000).partial().fragment(0).ttl(ttl);
+        let frame = MemoryFrame { offload: super_frame(&ip, 1411), ..ip.plain() };
+        let exchange = bed.one(PortId::Host, frame);
+        let [(PortId::Vxlan, frame)] = &exchange.out[..] else { panic!("{exchange:?}") };
+        assert_eq!(frame.offload, super_frame(&ip, 1410));
+        assert_eq!(Ip::read(&frame.bytes[22..]), ip);
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use margay::buf::{Offload, PartialChecksum, Segmentation, Segments};
+use margay::dataplane::PortId;
 use margay::io::memory::MemoryFrame;
 use margay::wire::{Ecn, MacAddr};
 
@@ -82,6 +83,12 @@ impl Ip {
     /// The same one hop later.
     pub fn hop(&self) -> Self {
         Ip { ttl: self.ttl - 1, ..self.clone() }
+    }
+
+    /// What a packet that did not come from the host is when it leaves by this port: one hop later, but to the
+    /// host, whose kernel is of the same node (RFC 1812 5.3.1).
+    pub fn leaving_by(&self, port: PortId) -> Self {
+        if port == PortId::Host { self.clone() } else { self.hop() }
     }
 
     fn field(&self) -> usize {

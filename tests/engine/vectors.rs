@@ -2,16 +2,19 @@
 //!
 //! Compared are all bytes but the outer identification and the checksum that follows from it. Of VXLAN the
 //! socket writes outer IP and UDP: the comparison is of what it is given: payload, ECN, peer.
+//!
+//! The hosts between which the vectors' kernel forwards, .50 and .60, are workloads here, ALPHA and BETA, so
+//! that margay alone is the node that the kernel was there: one hop.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
-use margay::dataplane::PortId;
+use margay::dataplane::{Neighbor, PortId};
 use margay::fib::OuterTtl;
 use margay::io::memory::MemoryFrame;
 use margay::verdict::{DropReason, PuntReason};
-use margay::wire::Ecn;
+use margay::wire::{Ecn, MacAddr};
 
 use crate::bed::*;
 use crate::packets::*;
@@ -41,7 +44,7 @@ fn vectors(file: &str) -> Vec<Vector> {
     vectors.collect()
 }
 
-/// What a vector's packet brought.
+/// What a vector's packet brought; workloads' frames without their Ethernet headers.
 #[derive(Debug)]
 struct Result {
     out: Vec<(PortId, MemoryFrame)>,
@@ -51,11 +54,32 @@ struct Result {
 
 fn run(cluster: &str, pod_mtu: u16, port: PortId, frame: MemoryFrame) -> Result {
     let machine = Machine { pod_mtu, outer_ttl: OuterTtl::Inherit, ..Machine::default() };
-    let mut bed = Bed::bare(compile(cluster, "node", machine), 16).with_ports([]);
+    let mut bed = Bed::bare(compile(cluster, "node", machine), 16).with_ports([
+        (ALPHA.into(), Some(Neighbor::fixed(ALPHA_MAC))),
+        (BETA.into(), Some(Neighbor::fixed(BETA_MAC))),
+    ]);
     let exchange = bed.one(port, frame);
     let dropped = DropReason::ALL.iter().find(|reason| exchange.tally.dropped[reason.index()] > 0);
     let punted = PuntReason::ALL.iter().find(|reason| exchange.tally.punted[reason.index()] > 0);
-    Result { out: exchange.out, dropped: dropped.copied(), punted: punted.copied() }
+    let out = exchange.out.into_iter().map(|(id, frame)| (id, unframed(id, frame))).collect();
+    Result { out, dropped: dropped.copied(), punted: punted.copied() }
+}
+
+/// The packet of a frame to a workload; what goes to others as it is.
+fn unframed(id: PortId, mut frame: MemoryFrame) -> MemoryFrame {
+    let mac = match id {
+        PortId::Endpoint(ALPHA) => ALPHA_MAC,
+        PortId::Endpoint(_) => BETA_MAC,
+        _ => return frame,
+    };
+    let header: Vec<u8> = frame.bytes.drain(..14).collect();
+    assert_eq!(header, [&mac.0[..], &MacAddr::GATEWAY.0, &[8, 0]].concat());
+    frame
+}
+
+/// A vector's packet as ALPHA sends it.
+fn from_alpha(packet: &[u8]) -> (PortId, MemoryFrame) {
+    (ALPHA.into(), ethernet(MacAddr::GATEWAY, ALPHA_MAC, 0x0800, packet))
 }
 
 /// An outer packet with its identification, and the checksum over it, left out.
@@ -85,6 +109,8 @@ node node 192.168.78.2/24 ipip=10.65.9.64
 node peer 192.168.78.1/24
 pool 10.65.0.0/16 ipipMode
 block 10.65.8.0/26 peer
+pod alpha node 192.168.78.50/32 mac=02:00:00:00:00:0a
+pod beta node 192.168.78.60/32 mac=02:00:00:00:00:0b
 ";
 
 /// What the kernel does otherwise, and margay on purpose so.
@@ -118,7 +144,7 @@ fn ipip_as_the_kernels_tunl0() {
                 let source = Ipv4Addr::new(given[12], given[13], given[14], given[15]);
                 (PortId::Ipip, MemoryFrame::from_peer(given.clone(), source.into()))
             }
-            false => (PortId::Host, MemoryFrame::new(given.clone())),
+            false => from_alpha(&given),
         };
         let result = run(IPIP_CLUSTER, 1480, port, frame);
         let out: Vec<Vec<u8>> = result.out.iter().map(|(_, frame)| frame.bytes.clone()).collect();
@@ -150,13 +176,13 @@ fn ipip_as_the_kernels_tunl0() {
             None if name == "len 1481 df1" => {
                 errors += 1;
                 assert_eq!(result.punted, Some(PuntReason::TooBig));
-                let [(PortId::Host, frame)] = &result.out[..] else { panic!("{result:?}") };
+                let [(PortId::Endpoint(ALPHA), frame)] = &result.out[..] else { panic!("{result:?}") };
                 same_error(&Ip::read(&frame.bytes), &Ip::read(&made[0]), IPIP_TUNNEL);
             }
             None if is_outer => {
                 left += 1;
                 assert_eq!(out, made);
-                assert!(result.out.iter().all(|(id, _)| *id == PortId::Host));
+                assert!(result.out.iter().all(|(id, _)| *id == BETA.into()));
             }
             None => {
                 entered += 1;
@@ -179,6 +205,8 @@ node node 192.168.79.2/24 mac=66:f9:37:c3:7e:94
 node peer 192.168.79.1/24 mac=66:2d:bf:44:a6:8b
 pool 10.65.0.0/16 vxlanMode
 block 10.65.8.0/26 peer
+pod alpha node 192.168.79.50/32 mac=02:00:00:00:00:0a
+pod beta node 192.168.79.60/32 mac=02:00:00:00:00:0b
 ";
 
 /// What the UDP socket makes of a packet for its port: payload, sender, ECN.
@@ -199,7 +227,7 @@ fn vxlan_as_the_kernels_vxlan_calico() {
         let is_outer = given[16..20] == VXLAN_NODE.octets();
         let (port, frame) = match is_outer {
             true => (PortId::Vxlan, received(&given)),
-            false => (PortId::Host, MemoryFrame::new(given.clone())),
+            false => from_alpha(&given),
         };
         let result = run(VXLAN_CLUSTER, 1450, port, frame);
         let out: Vec<Vec<u8>> = result.out.iter().map(|(_, frame)| frame.bytes.clone()).collect();
@@ -208,6 +236,7 @@ fn vxlan_as_the_kernels_vxlan_calico() {
                 differ += 1;
                 assert_eq!((difference, made.len()), (Difference::ReservedBits, 0));
                 assert_eq!(out, [Ip::read(&given[50..]).hop().bytes()]);
+                assert_eq!(result.out[0].0, BETA.into());
             }
             None if made.is_empty() => {
                 dropped += 1;
@@ -222,13 +251,13 @@ fn vxlan_as_the_kernels_vxlan_calico() {
             }
             None if name == "len 1451 df1" => {
                 errors += 1;
-                let [(PortId::Host, frame)] = &result.out[..] else { panic!("{result:?}") };
+                let [(PortId::Endpoint(ALPHA), frame)] = &result.out[..] else { panic!("{result:?}") };
                 same_error(&Ip::read(&frame.bytes), &Ip::read(&made[0]), VXLAN_NODE);
             }
             None if is_outer => {
                 left += 1;
                 assert_eq!(out, made);
-                assert!(result.out.iter().all(|(id, _)| *id == PortId::Host));
+                assert!(result.out.iter().all(|(id, _)| *id == BETA.into()));
             }
             None => {
                 entered += 1;
@@ -251,6 +280,6 @@ fn vxlan_as_the_kernels_vxlan_calico() {
 #[test]
 fn inner_ce_is_shown_outside() {
     let packet = Ip::udp([192, 168, 78, 50].into(), [10, 65, 8, 10].into(), 10).tos(3);
-    let result = run(IPIP_CLUSTER, 1480, PortId::Host, packet.plain());
+    let result = run(IPIP_CLUSTER, 1480, ALPHA.into(), packet.sent_by(ALPHA_MAC));
     assert_eq!(Ip::read(&result.out[0].1.bytes).tos, 3);
 }
