@@ -117,9 +117,76 @@ fn write_the_seeds() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/examples/two-nodes");
         write("resource", name, &fs::read(path.join(format!("{name}.yaml"))).unwrap());
     }
+    engine_seeds();
     write("mac", "lower", b"66:f9:37:c3:7e:94");
     write("mac", "upper", b"EE:EE:EE:EE:EE:EE");
     write("mac", "dashes", b"66-f9-37-c3-7e-94");
+}
+
+/// Frames for the node of `tests/engine`: each port, each mode, each way to leave the fast path.
+fn engine_seeds() {
+    use bodies::engine::{Record, packets::*};
+    use margay::wire::MacAddr;
+
+    let record = |port, frame: margay::io::memory::MemoryFrame| Record {
+        port,
+        flags: 4,
+        peer_and_ecn: 0,
+        checksum: [20, 6],
+        kind: 0,
+        size: 1398,
+        bytes: frame.bytes,
+    };
+    let seed = |name, records: &[Record]| {
+        let mut input = Vec::new();
+        records.iter().for_each(|record| record.write(&mut input));
+        write("engine", name, &input);
+    };
+    let address = |text: &str| text.parse().unwrap();
+    let (alpha, beta, node, peer) =
+        (address("10.65.0.2"), address("10.65.0.3"), address("192.168.77.1"), address("192.168.77.2"));
+    let remotes = ["10.65.0.66", "10.66.0.66", "10.67.0.66"].map(address);
+    let mac = |last| MacAddr([2, 0, 0, 0, 0, last]);
+    let vtep = |last| MacAddr([0x66, 0, 0, 0, 0, last]);
+    let to = |dst| Ip::udp(alpha, dst, 4);
+
+    let everywhere = [remotes[0], remotes[1], remotes[2], address("192.0.2.7"), node];
+    seed("pod-to-everywhere", &everywhere.map(|dst| record(0, to(dst).sent_by(mac(10)))));
+    let back = |src| Ip::udp(src, alpha, 4);
+    let tunnels = [
+        record(3, back(remotes[1]).in_ipip(peer, node)),
+        record(4, back(remotes[0]).in_vxlan(peer, vtep(1), vtep(2))),
+        record(5, back(remotes[2]).on_underlay()),
+        record(6, back(address("192.0.2.7")).plain()),
+        record(4, Ip::udp(remotes[0], node, 4).in_vxlan(peer, vtep(1), vtep(2))),
+        record(4, Ip::new(peer, node, IPIP, back(remotes[1]).bytes()).in_vxlan(peer, vtep(1), vtep(2))),
+    ];
+    seed("everywhere-to-pod", &tunnels);
+    let gateway = (MacAddr([0; 6]), address("169.254.1.1"));
+    let asked = [
+        record(0, to(beta).sent_by(mac(10))),
+        record(1, arp(MacAddr::BROADCAST, 1, (mac(11), beta), gateway)),
+        record(0, Ip::echo(alpha, gateway.1).sent_by(mac(10))),
+    ];
+    seed("neighbour-unknown", &asked);
+    let errors = [
+        record(0, to(beta).ttl(1).sent_by(mac(10))),
+        record(0, to(address("10.65.9.9")).sent_by(mac(10))),
+        record(4, back(remotes[0]).ttl(1).in_vxlan(peer, vtep(1), vtep(2))),
+        record(0, Ip::udp(alpha, remotes[0], 1430).sent_by(mac(10))),
+        record(0, Ip::udp(alpha, remotes[1], 1500).fragment(0).sent_by(mac(10))),
+    ];
+    seed("errors-and-fragments", &errors);
+    let large = |dst| Record {
+        flags: 7,
+        checksum: [20, 16],
+        ..record(0, Ip::tcp(alpha, dst, 3000).partial().sent_by(mac(10)))
+    };
+    seed("super-frame", &[large(remotes[0]), large(remotes[1])]);
+    let arrived = Ip::tcp(remotes[1], alpha, 3000).partial().in_ipip(peer, node);
+    let datagrams = Ip::udp(alpha, remotes[1], 3000).partial().sent_by(mac(10));
+    let datagrams = Record { flags: 7, kind: 2, ..record(0, datagrams) };
+    seed("super-frame-from-tunnel", &[record(3, arrived), datagrams]);
 }
 
 type Vectors = Vec<serde_json::Value>;

@@ -73,6 +73,12 @@ pub struct Offload {
 }
 
 impl Offload {
+    /// Everything is done: the frame is one packet with a whole checksum.
+    #[inline]
+    pub fn is_nothing(&self) -> bool {
+        self.checksum.is_none() && self.segments.is_none()
+    }
+
     /// What no packet fits, for a virtio-net header that makes no sense: segments of no bytes.
     pub const IMPOSSIBLE: Offload =
         Offload { checksum: None, segments: Some(Segments { kind: Segmentation::TcpV4, size: 0 }) };

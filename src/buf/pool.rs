@@ -1,4 +1,7 @@
 //! Slots of one size in one allocation, and the list of free ones.
+//!
+//! What the engine calls for each packet is inlined for certain: left to itself the compiler finds too many
+//! callers, and a call costs as much as what it does.
 
 use std::io::IoSliceMut;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -56,14 +59,14 @@ impl Pool {
     }
 
     /// An empty frame with full headroom, or `None` when all slots are in use.
-    #[inline]
+    #[inline(always)]
     pub fn take(&mut self) -> Option<Frame> {
         let slot = self.free.pop()?;
         Some(Frame::new(self.id, slot, HEADROOM as u32))
     }
 
     /// Returns a frame's slot.
-    #[inline]
+    #[inline(always)]
     pub fn put(&mut self, frame: Frame) {
         // A foreign slot in the free list would make two frames of one slot: `rooms` relies on this.
         assert_eq!(frame.pool, self.id, "a frame goes back to the pool that made it");
@@ -82,14 +85,14 @@ impl Pool {
     }
 
     /// The frame's bytes.
-    #[inline]
+    #[inline(always)]
     pub fn bytes(&self, frame: &Frame) -> &[u8] {
         let base = self.base(frame);
         &self.memory[base + frame.start as usize..base + frame.end as usize]
     }
 
     /// The frame's bytes, to change.
-    #[inline]
+    #[inline(always)]
     pub fn bytes_mut(&mut self, frame: &Frame) -> &mut [u8] {
         let base = self.base(frame);
         &mut self.memory[base + frame.start as usize..base + frame.end as usize]
@@ -122,7 +125,7 @@ impl Pool {
 
     /// Puts `N` bytes in front of the frame and returns them to be written; `None` if the headroom is
     /// used up, which a frame from receive cannot reach by the headers that forwarding adds.
-    #[inline]
+    #[inline(always)]
     pub fn prepend<const N: usize>(&mut self, frame: &mut Frame) -> Option<&mut [u8; N]> {
         let start = (frame.start as usize).checked_sub(N)?;
         frame.start = start as u32;
@@ -150,7 +153,7 @@ impl Pool {
         })
     }
 
-    #[inline]
+    #[inline(always)]
     fn base(&self, frame: &Frame) -> usize {
         debug_assert_eq!(frame.pool, self.id, "a frame is used with the pool that made it");
         frame.slot as usize * self.stride

@@ -1,8 +1,8 @@
 //! Which addresses a packet may come from and go to.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
-use crate::fib::{Action, Fib, PeerId};
+use crate::fib::{Action, Fib};
 use crate::verdict::DropReason;
 
 /// Where a workload finds its gateway (Calico's link-local next hop).
@@ -18,28 +18,38 @@ pub fn is_martian(address: Ipv4Addr) -> bool {
     }
 }
 
-/// A packet out of a peer's tunnel must come from what the FIB sends back to that peer, or from the peer
-/// itself (RFC 1812 5.3.8; standards S3 and S4).
+/// A packet out of the tunnel of `peer`, its outer source, must come from what the FIB sends back to that peer,
+/// or from the peer itself (RFC 1812 5.3.8; standards S3 and S4). Whoever is no peer has no such source.
 #[inline]
-pub fn inner_source(fib: &Fib, source: Ipv4Addr, from: PeerId) -> Result<(), DropReason> {
+pub fn inner_source(fib: &Fib, source: Ipv4Addr, peer: IpAddr) -> Result<(), DropReason> {
     if is_martian(source) {
         return Err(DropReason::SourceMartian);
     }
     let owner = match fib.lookup(source) {
-        Action::Tunnel(tunnel) => fib.tunnel(tunnel).peer,
-        Action::Direct(adjacency) => fib.adjacency(adjacency).peer,
+        Action::Tunnel(tunnel) => fib.tunnel(tunnel).remote,
+        Action::Direct(adjacency) => fib.peer(fib.adjacency(adjacency).peer).address,
         Action::Deliver(_) | Action::Blackhole => return Err(DropReason::InnerSourceLocal),
         Action::Host if fib.is_local(source) => return Err(DropReason::InnerSourceLocal),
         // The peer's own address has no overlay route: it is found among the peers.
         Action::Host | Action::NoRoute => match fib.peer_at(source) {
-            Some(peer) => peer,
+            Some(owner) => fib.peer(owner).address,
             None => return Err(DropReason::InnerSourceNotPeers),
         },
     };
-    if owner != from {
+    if owner != peer {
         return Err(DropReason::InnerSourceNotPeers);
     }
     Ok(())
+}
+
+/// The reason for a tunnel packet that was refused for `reason`: what a stranger sends is dropped for that,
+/// whatever else is wrong with it. Asked afterwards, as what is right cannot be a stranger's.
+#[cold]
+pub fn blame(fib: &Fib, peer: IpAddr, reason: DropReason) -> DropReason {
+    match peer {
+        IpAddr::V4(address) if fib.peer_at(address).is_some() => reason,
+        IpAddr::V4(_) | IpAddr::V6(_) => DropReason::UnknownPeer,
+    }
 }
 
 /// A packet that arrived without encapsulation may come from anywhere but from this node.

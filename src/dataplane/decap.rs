@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::packet::Packet;
-use crate::buf::{Frame, Offload, PartialChecksum, Pool, Segmentation, Segments};
+use crate::buf::{Frame, PartialChecksum, Pool, Segmentation, Segments};
 use crate::fib::{Fib, VxlanHeader};
 use crate::verdict::DropReason;
 use crate::wire::ethernet::{EtherType, Ethernet};
@@ -49,7 +49,9 @@ pub fn decapsulate(fib: &Fib, kind: Kind, pool: &mut Pool, frame: &mut Frame) ->
     frame.truncate(outer_len);
     frame.strip(stripped);
 
-    let mut inner = Packet::parse(pool.bytes(frame))?;
+    let ip = Ipv4::parse(pool.bytes(frame))?;
+    let mut inner = Packet::of(&ip);
+    frame.offload.checksum = recognise_checksum(&ip);
     frame.truncate(usize::from(inner.len));
     let marked = ecn::decapsulate(outer_ecn, inner.ecn).map_err(|_| DropReason::EcnCongestionLost)?;
     if marked != inner.ecn {
@@ -76,27 +78,29 @@ fn strip_vxlan(fib: &Fib, bytes: &[u8]) -> Result<(), DropReason> {
     Ok(())
 }
 
-/// Finds out what a peer left undone, for no header tells: a kernel's tunnel device over a virtual underlay
-/// sends inner packets with the pseudo-header's sum only, and super-frames that nobody cut.
-///
-/// `mtu` is that of the interface that the packet leaves by: more than it can hold is a super-frame.
+/// Finds out whether a peer left the transport checksum undone, for no header tells: a kernel's tunnel device
+/// over a virtual underlay sends inner packets with the pseudo-header's sum only.
 #[inline]
-pub fn recognise_offload(ip: &Ipv4<'_>, mtu: u16) -> Offload {
-    let mut offload = Offload::default();
-    let Some(transport) = Transport::parse(ip) else { return offload };
+fn recognise_checksum(ip: &Ipv4<'_>) -> Option<PartialChecksum> {
+    let transport = Transport::parse(ip)?;
     let payload = ip.payload();
     let field = usize::from(transport.checksum_field());
-    let Some([high, low]) = payload.get(field..field + 2) else { return offload };
-    let value = u16::from_be_bytes([*high, *low]);
+    let value = u16::from_be_bytes(*payload.get(field..)?.first_chunk()?);
     let (src, dst) = (IpAddr::V4(ip.src()), IpAddr::V4(ip.dst()));
-    if checksum::is_partial(value, src, dst, transport.protocol, payload.len()) {
+    checksum::is_partial(value, src, dst, transport.protocol, payload.len()).then_some(PartialChecksum {
         // A header length is 60 at most.
-        offload.checksum =
-            Some(PartialChecksum { start: ip.header_len() as u16, field: transport.checksum_field() });
-    }
+        start: ip.header_len() as u16,
+        field: transport.checksum_field(),
+    })
+}
+
+/// The same kernel sends super-frames that nobody cut: a packet of TCP larger than `mtu`, that of the
+/// interface that it leaves by, is one.
+#[cold]
+pub fn recognise_segments(packet: &[u8], mtu: u16) -> Option<Segments> {
+    let ip = Ipv4::parse(packet).ok()?;
+    let transport = Transport::parse(&ip)?;
     let headers = ip.header_len() as u16 + transport.header_len;
-    if transport.protocol == Protocol::TCP && ip.total_len() > usize::from(mtu) && headers < mtu {
-        offload.segments = Some(Segments { kind: Segmentation::TcpV4, size: mtu - headers });
-    }
-    offload
+    let is_super = transport.protocol == Protocol::TCP && ip.total_len() > usize::from(mtu) && headers < mtu;
+    is_super.then(|| Segments { kind: Segmentation::TcpV4, size: mtu - headers })
 }

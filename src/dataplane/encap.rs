@@ -39,7 +39,7 @@ impl OuterIds {
 }
 
 /// Puts the tunnel's headers in front of the IP packet that `frame` holds.
-#[inline]
+#[inline(always)]
 pub fn encapsulate(
     tunnel: &Tunnel,
     ids: &mut OuterIds,
@@ -47,7 +47,9 @@ pub fn encapsulate(
     frame: &mut Frame,
     packet: &Packet,
 ) -> Result<Verdict, DropReason> {
-    frame.offload = offload::complete_checksum(pool.bytes_mut(frame), frame.offload);
+    if !frame.offload.is_nothing() {
+        frame.offload = offload::complete_checksum(pool.bytes_mut(frame), frame.offload);
+    }
     frame.peer = tunnel.remote;
     let outer_ecn = ecn::encapsulate(packet.ecn);
     match &tunnel.encapsulation {
@@ -65,7 +67,7 @@ pub fn encapsulate(
         }
         Encapsulation::Vxlan(header) => {
             frame.ecn = outer_ecn;
-            frame.flow = packet.flow;
+            frame.flow = packet.flow.hash();
             let out = pool.prepend::<{ VxlanHeader::LEN }>(frame).ok_or(DropReason::OffloadMalformed)?;
             *out = *header.bytes();
             Ok(Verdict::Vxlan)

@@ -10,7 +10,7 @@ use super::antispoof::{self, GATEWAY_ADDRESS};
 use super::neighbor::{Neighbors, Resolution};
 use super::packet::{self, Packet};
 use super::{arp, decap, encap};
-use crate::buf::{Frame, Offload, Pool};
+use crate::buf::{Frame, Pool};
 use crate::fib::{Action, EndpointId, Fib};
 use crate::io::offload;
 use crate::verdict::{DropReason, PuntReason};
@@ -119,9 +119,16 @@ impl Engine {
         let ip = Ipv4::parse(pool.bytes(frame))?;
         check_offload(&ip, frame)?;
         let packet = Packet::of(&ip);
+        if antispoof::is_martian(packet.src) {
+            return Err(DropReason::SourceMartian);
+        }
 
         frame.truncate(usize::from(packet.len));
         match tables.fib.lookup(packet.dst) {
+            // RFC 2003 3.2: from the tunnel's far end and back into the tunnel is a loop.
+            Action::Tunnel(id) if tables.fib.tunnel(id).remote == IpAddr::V4(packet.src) => {
+                Err(DropReason::TransitRefused)
+            }
             // The kernel asked margay because it had no better route: sending it back would loop.
             Action::Host => Ok(Verdict::Punt(PuntReason::NoRoute)),
             action => self.forward(tables, pool, frame, packet, action),
@@ -137,15 +144,16 @@ impl Engine {
         pool: &mut Pool,
         frame: &mut Frame,
     ) -> Result<Verdict, DropReason> {
-        let peer = match frame.peer {
-            IpAddr::V4(source) => tables.fib.peer_at(source).ok_or(DropReason::UnknownPeer)?,
-            IpAddr::V6(_) => return Err(DropReason::UnknownPeer),
-        };
-        let inner = decap::decapsulate(tables.fib, tunnel, pool, frame)?;
-        antispoof::inner_source(tables.fib, inner.src, peer)?;
-        let mtu = packet_mtu(tables.fib, inner);
-        frame.offload = decap::recognise_offload(&Ipv4::parse(pool.bytes(frame))?, mtu);
-        self.arrive(tables, pool, frame, inner)
+        let peer = frame.peer;
+        let blame = |reason| antispoof::blame(tables.fib, peer, reason);
+        let inner = decap::decapsulate(tables.fib, tunnel, pool, frame).map_err(blame)?;
+        antispoof::inner_source(tables.fib, inner.src, peer).map_err(blame)?;
+        let action = tables.fib.lookup(inner.dst);
+        let mtu = mtu(tables.fib, action);
+        if inner.len > mtu {
+            frame.offload.segments = decap::recognise_segments(pool.bytes(frame), mtu);
+        }
+        self.arrive(tables, pool, frame, inner, action)
     }
 
     /// A packet without encapsulation that reached the underlay interface.
@@ -167,7 +175,7 @@ impl Engine {
 
         frame.strip(ethernet::HEADER_LEN);
         frame.truncate(usize::from(packet.len));
-        self.arrive(tables, pool, frame, packet)
+        self.arrive(tables, pool, frame, packet, tables.fib.lookup(packet.dst))
     }
 
     /// A packet that the slow path made: routed, not forwarded, so its TTL stays.
@@ -188,16 +196,16 @@ impl Engine {
     }
 
     /// What came from the underlay stays on this node, or goes nowhere: no transit, so no loops.
-    #[inline]
+    #[inline(always)]
     fn arrive(
         &mut self,
         tables: Tables<'_>,
         pool: &mut Pool,
         frame: &mut Frame,
         packet: Packet,
+        action: Action,
     ) -> Result<Verdict, DropReason> {
-        match tables.fib.lookup(packet.dst) {
-            action @ Action::Deliver(_) => self.forward(tables, pool, frame, packet, action),
+        match action {
             // RFC 2003 3.1: also where the way ends.
             Action::Host if packet.ttl == 0 => Err(DropReason::TtlZero),
             // Delivery to the node itself is the end of the way: nothing is decremented.
@@ -208,14 +216,14 @@ impl Engine {
             }
             // The gateway's address is this link's: nobody but a workload may ask for it (RFC 3927 7).
             Action::Host if packet.dst == GATEWAY_ADDRESS => Err(DropReason::DestinationMartian),
-            Action::Host => self.forward(tables, pool, frame, packet, Action::Host),
+            Action::Deliver(_) | Action::Host => self.forward(tables, pool, frame, packet, action),
             Action::Blackhole => Err(DropReason::Blackhole),
             Action::Tunnel(_) | Action::Direct(_) | Action::NoRoute => Err(DropReason::TransitRefused),
         }
     }
 
     /// Checks destination, TTL and MTU, counts the hop, and carries out what the FIB says.
-    #[inline]
+    #[inline(always)]
     fn forward(
         &mut self,
         tables: Tables<'_>,
@@ -238,7 +246,8 @@ impl Engine {
         if action == Action::NoRoute {
             return Ok(Verdict::Punt(PuntReason::NoRoute));
         }
-        if exceeds(mtu(tables.fib, action), &packet, pool, frame) {
+        let mtu = mtu(tables.fib, action);
+        if packet.len > mtu && exceeds(mtu, pool, frame) {
             return Ok(Verdict::Punt(PuntReason::TooBig));
         }
         ipv4::decrement_ttl(pool.bytes_mut(frame));
@@ -247,7 +256,7 @@ impl Engine {
     }
 
     /// Carries out an action: the frame, an IP packet, becomes what the port sends.
-    #[inline]
+    #[inline(always)]
     fn carry(
         &mut self,
         tables: Tables<'_>,
@@ -282,7 +291,7 @@ impl Engine {
 }
 
 /// IP MTU of what an action takes, bytes; `u16::MAX` where nothing is sent.
-#[inline]
+#[inline(always)]
 pub fn mtu(fib: &Fib, action: Action) -> u16 {
     match action {
         Action::Deliver(id) => fib.endpoint(id).map_or(u16::MAX, |endpoint| endpoint.mtu),
@@ -293,18 +302,10 @@ pub fn mtu(fib: &Fib, action: Action) -> u16 {
     }
 }
 
-/// MTU of the interface that an arriving packet will leave by.
-#[inline]
-fn packet_mtu(fib: &Fib, packet: Packet) -> u16 {
-    mtu(fib, fib.lookup(packet.dst))
-}
-
-/// True when what will stand on the wire is larger than `mtu`: of a super-frame, one segment.
-#[inline]
-fn exceeds(mtu: u16, packet: &Packet, pool: &Pool, frame: &Frame) -> bool {
-    if packet.len <= mtu {
-        return false;
-    }
+/// True when what will stand on the wire of a packet larger than `mtu` is larger too: not a super-frame, or
+/// the segments of one.
+#[cold]
+fn exceeds(mtu: u16, pool: &Pool, frame: &Frame) -> bool {
     match frame.offload.segments {
         None => true,
         Some(segments) => Ipv4::parse(pool.bytes(frame))
@@ -315,10 +316,10 @@ fn exceeds(mtu: u16, packet: &Packet, pool: &Pool, frame: &Frame) -> bool {
 /// What a virtio-net header says must lie inside the packet that it describes.
 #[inline]
 fn check_offload(ip: &Ipv4<'_>, frame: &Frame) -> Result<(), DropReason> {
-    match frame.offload == Offload::default() {
-        true => Ok(()),
-        false => packet::check_offload(ip, frame.offload),
+    if frame.offload.is_nothing() {
+        return Ok(());
     }
+    packet::check_offload(ip, frame.offload)
 }
 
 /// A workload must not speak the tunnels' protocols: what it forged would be taken for a node's

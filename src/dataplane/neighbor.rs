@@ -47,10 +47,17 @@ impl Neighbor {
         (entry & KNOWN != 0).then(|| unpack(entry))
     }
 
-    #[inline]
+    #[inline(always)]
     fn learn(&self, mac: MacAddr) {
         let entry = self.0.load(Ordering::Relaxed);
-        if entry & FIXED == 0 && entry != pack(mac) | KNOWN && !mac.is_multicast() {
+        if entry & FIXED == 0 && entry != pack(mac) | KNOWN {
+            self.change(mac);
+        }
+    }
+
+    #[cold]
+    fn change(&self, mac: MacAddr) {
+        if !mac.is_multicast() {
             self.0.store(pack(mac) | KNOWN, Ordering::Relaxed);
         }
     }
@@ -110,7 +117,7 @@ impl Neighbors {
     }
 
     /// Takes `mac` from a frame that antispoofing let pass.
-    #[inline]
+    #[inline(always)]
     pub fn learn(&self, id: EndpointId, mac: MacAddr) {
         if let Some(Some(neighbor)) = self.by_endpoint.get(id.0 as usize) {
             neighbor.learn(mac);

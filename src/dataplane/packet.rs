@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use crate::buf::{MAX_SEGMENTS, Offload, Segmentation, Segments};
 use crate::verdict::DropReason;
 use crate::wire::ecn::Ecn;
-use crate::wire::flow;
+use crate::wire::flow::Flow;
 use crate::wire::ipv4::Ipv4;
 use crate::wire::transport::Transport;
 use crate::wire::{Malformed, Protocol};
@@ -31,8 +31,8 @@ pub struct Packet {
     pub dont_fragment: bool,
     /// A fragment, be it the first.
     pub is_fragment: bool,
-    /// Hash of its flow.
-    pub flow: u32,
+    /// What its flow is.
+    pub flow: Flow,
 }
 
 impl Packet {
@@ -43,7 +43,7 @@ impl Packet {
     }
 
     /// The facts of a view.
-    #[inline]
+    #[inline(always)]
     pub fn of(ip: &Ipv4<'_>) -> Self {
         Packet {
             src: ip.src(),
@@ -56,7 +56,7 @@ impl Packet {
             ecn: ip.ecn(),
             dont_fragment: ip.dont_fragment(),
             is_fragment: ip.is_fragment(),
-            flow: flow::flow_hash(ip),
+            flow: Flow::of(ip),
         }
     }
 }
@@ -68,7 +68,11 @@ impl Packet {
 pub fn check_offload(ip: &Ipv4<'_>, offload: Offload) -> Result<(), DropReason> {
     if let Some(partial) = offload.checksum {
         let field = usize::from(partial.start) + usize::from(partial.field);
-        let inside = usize::from(partial.start) >= ip.header_len() && field + 2 <= ip.total_len();
+        // Written in place of the ports, it would make others of them than were looked at.
+        let ports_end = ip.header_len() + 4;
+        let inside = usize::from(partial.start) >= ip.header_len()
+            && (ports_end..).contains(&field)
+            && field + 2 <= ip.total_len();
         if !inside || ip.is_later_fragment() {
             return Err(DropReason::OffloadMalformed);
         }

@@ -96,19 +96,18 @@ impl SlowPath {
             },
             PuntReason::NeighborUnresolved => return self.parked.park(tables, now, pool, frame, made),
         };
-        made.push(match self.limiter.allows(origin, now) {
-            true => write_error(tables.fib, error, pool, &frame),
-            false => Made::Nothing(DropReason::IcmpRateLimited),
+        let original = Ipv4::parse(pool.bytes(&frame)).map_err(DropReason::from);
+        // What no error is due about does not use up what others may ask for.
+        made.push(match original.and_then(|original| icmp::may_be_sent_about(&original)) {
+            Err(reason) => Made::Nothing(reason),
+            Ok(()) if !self.limiter.allows(origin, now) => Made::Nothing(DropReason::IcmpRateLimited),
+            Ok(()) => write_error(tables.fib, error, pool, &frame),
         });
         pool.put(frame);
     }
 }
 
 fn write_error(fib: &Fib, error: Error, pool: &mut Pool, about: &Frame) -> Made {
-    let original = Ipv4::parse(pool.bytes(about)).map_err(DropReason::from);
-    if let Err(reason) = original.and_then(|original| icmp::may_be_sent_about(&original)) {
-        return Made::Nothing(reason);
-    }
     let Some(mut frame) = pool.take() else { return Made::Nothing(DropReason::NoBuffer) };
     let mut packet = [0; icmp::MAX_LEN];
     let len = icmp::write(&mut packet, error, fib.node().icmp_source, pool.bytes(about));

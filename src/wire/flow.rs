@@ -1,6 +1,6 @@
 //! Which packets belong together: one hash per flow, for the tunnel's source port and the like.
 
-use super::Ipv4;
+use super::{Ipv4, Protocol};
 
 /// Odd constants with bits well mixed (fractions of pi, from SHA-2's and wyhash's family of choices): their
 /// values matter little, that they stay does, as two nodes or two versions agree on a flow's port.
@@ -11,20 +11,43 @@ const KEY_LAST: u64 = 0xa409_3822_299f_31d1;
 /// First of the dynamic ports (RFC 6335 6).
 const FIRST_DYNAMIC_PORT: u16 = 49152;
 
-/// A hash over addresses and protocol, and over the ports where each packet of the flow has them: not in
-/// a fragment, be it the first, as the others of its datagram have none and must go the same way.
-///
-/// The same in every process and on every machine; no defence against somebody who picks ports to collide,
-/// which costs them the spread of their own traffic.
+/// What names a flow: addresses and protocol, and the ports where each packet of the flow has them: not in a
+/// fragment, be it the first, as the others of its datagram have none and must go the same way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flow {
+    /// Source address in the upper half.
+    addresses: u64,
+    protocol: Protocol,
+    /// Source port in the upper half; 0 where there are none.
+    ports: u32,
+}
+
+impl Flow {
+    /// The flow that `packet` belongs to.
+    #[inline(always)]
+    pub fn of(packet: &Ipv4<'_>) -> Flow {
+        let protocol = packet.protocol();
+        let ports = match packet.payload().first_chunk::<4>() {
+            Some(ports) if protocol.has_ports() && !packet.is_fragment() => u32::from_be_bytes(*ports),
+            _ => 0,
+        };
+        Flow { addresses: packet.addresses(), protocol, ports }
+    }
+
+    /// The same in every process and on every machine; no defence against somebody who picks ports to
+    /// collide, which costs them the spread of their own traffic.
+    #[inline]
+    pub const fn hash(self) -> u32 {
+        let rest = (self.protocol.0 as u64) << 32 | self.ports as u64;
+        let mixed = multiply_mix(self.addresses ^ KEY_ADDRESSES, rest ^ KEY_PORTS);
+        (multiply_mix(mixed ^ KEY_LAST, KEY_ADDRESSES) >> 32) as u32
+    }
+}
+
+/// The hash of the flow that `packet` belongs to.
 #[inline]
 pub fn flow_hash(packet: &Ipv4<'_>) -> u32 {
-    let ports = match packet.payload().first_chunk::<4>() {
-        Some(ports) if packet.protocol().has_ports() && !packet.is_fragment() => u32::from_be_bytes(*ports),
-        _ => 0,
-    };
-    let rest = u64::from(packet.protocol().0) << 32 | u64::from(ports);
-    let mixed = multiply_mix(packet.addresses() ^ KEY_ADDRESSES, rest ^ KEY_PORTS);
-    (multiply_mix(mixed ^ KEY_LAST, KEY_ADDRESSES) >> 32) as u32
+    Flow::of(packet).hash()
 }
 
 /// Both halves of the 128-bit product: every bit of either factor reaches the middle of the result.
@@ -43,7 +66,7 @@ pub const fn udp_source_port(hash: u32) -> u16 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Protocol, ipv4};
+    use super::super::ipv4;
     use super::*;
 
     const HEADER: ipv4::Header = ipv4::Header {

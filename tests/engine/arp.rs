@@ -94,8 +94,8 @@ fn a4_a_claim_to_anothers_address_changes_nothing() {
     assert_eq!(exchange.tally.dropped[DropReason::ArpSpoofed.index()], 1);
     // BETA's packets still go to BETA.
     let packet = Ip::udp(GAMMA_IP, BETA_IP, 10);
-    let exchange = bed.one(GAMMA, packet.from_mac(GAMMA_MAC));
-    assert_eq!(exchange.out, [(BETA.into(), packet.hop().to_mac(BETA_MAC))]);
+    let exchange = bed.one(GAMMA, packet.sent_by(GAMMA_MAC));
+    assert_eq!(exchange.out, [(BETA.into(), packet.hop().delivered_to(BETA_MAC))]);
 }
 
 #[test]
@@ -105,8 +105,8 @@ fn a4_a_group_address_is_never_learned() {
     let claim = arp(MacAddr::GATEWAY, 1, (group, BETA_IP), (NO_MAC, GATEWAY));
     assert_eq!(bed.one(BETA, claim).tally.dropped[DropReason::ArpSpoofed.index()], 1);
     let packet = Ip::udp(ALPHA_IP, BETA_IP, 10);
-    let exchange = bed.one(ALPHA, packet.from_mac(ALPHA_MAC));
-    assert_eq!(exchange.out, [(BETA.into(), packet.hop().to_mac(BETA_MAC))]);
+    let exchange = bed.one(ALPHA, packet.sent_by(ALPHA_MAC));
+    assert_eq!(exchange.out, [(BETA.into(), packet.hop().delivered_to(BETA_MAC))]);
 }
 
 #[test]
@@ -133,7 +133,7 @@ fn a6_a_flood_costs_the_others_nothing() {
     let mut bed = Bed::new();
     let flood = (0..40 * BATCH).map(|_| (ALPHA.into(), question(MacAddr::BROADCAST, GATEWAY)));
     let packet = Ip::udp(BETA_IP, B_VXLAN, 100);
-    let others = (0..40 * BATCH).map(|_| (BETA.into(), packet.from_mac(BETA_MAC)));
+    let others = (0..40 * BATCH).map(|_| (BETA.into(), packet.sent_by(BETA_MAC)));
     let exchange = bed.exchange(flood.zip(others).flat_map(|(flood, other)| [flood, other]));
     assert_eq!(exchange.tally.sent[Sent::Vxlan.index()], 40 * BATCH as u64);
     assert_eq!(exchange.tally.sent[Sent::ArpReply.index()], 40 * BATCH as u64);

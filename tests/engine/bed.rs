@@ -1,7 +1,7 @@
 //! A node in memory: one worker with a memory port of each kind, over the FIB that resources give.
 
 use std::net::Ipv4Addr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
@@ -11,7 +11,7 @@ use margay::fib::{EndpointId, Environment, Fib, OuterTtl, Publication};
 use margay::io::Port;
 use margay::io::memory::{MemoryFrame, MemoryPort, Wire};
 use margay::resource::{Resources, parse};
-use margay::rib::plan;
+use margay::rib::{NodePlan, plan};
 use margay::wire::MacAddr;
 
 /// This node, the peers B and C, and A's pods. ALPHA's MAC is given, BETA's is not; GAMMA has two addresses.
@@ -124,7 +124,13 @@ impl Default for Machine {
 
 /// The way of the daemon: text → resources → plan → FIB. Endpoint ids are places in the plan.
 pub fn compile(lines: &str, node: &str, machine: Machine) -> Fib {
-    let plan = plan(&resources(lines), node).unwrap_or_else(|error| panic!("{error}"));
+    // The text of the cluster that nearly every test uses is read once.
+    static USUAL: OnceLock<NodePlan> = OnceLock::new();
+    let read = || plan(&resources(lines), node).unwrap_or_else(|error| panic!("{error}"));
+    let plan = match (lines, node) {
+        (CLUSTER, "a") => USUAL.get_or_init(read).clone(),
+        _ => read(),
+    };
     let environment = Environment {
         endpoint_ids: (0..plan.endpoints.len() as u32).map(|id| Some(EndpointId(id))).collect(),
         endpoint_mtu: machine.pod_mtu,

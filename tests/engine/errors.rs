@@ -12,7 +12,7 @@ use crate::packets::*;
 /// The error that ALPHA gets for `ip`.
 #[track_caller]
 fn told(ip: &Ip) -> Ip {
-    let exchange = Bed::new().one(ALPHA, ip.from_mac(ALPHA_MAC));
+    let exchange = Bed::new().one(ALPHA, ip.sent_by(ALPHA_MAC));
     let [(id, frame)] = &exchange.out[..] else { panic!("{exchange:?}") };
     assert_eq!(*id, ALPHA.into());
     assert_eq!(frame.bytes[..12], [&ALPHA_MAC.0[..], &[0xee; 6]].concat());
@@ -53,7 +53,7 @@ fn t1_a_long_packet_is_quoted_up_to_576_bytes_in_all() {
 
 #[test]
 fn t1_ttl_0_is_dropped_in_silence() {
-    silent(ALPHA.into(), Ip::udp(ALPHA_IP, BETA_IP, 1).ttl(0).from_mac(ALPHA_MAC), DropReason::TtlZero);
+    silent(ALPHA.into(), Ip::udp(ALPHA_IP, BETA_IP, 1).ttl(0).sent_by(ALPHA_MAC), DropReason::TtlZero);
 }
 
 #[test]
@@ -62,7 +62,7 @@ fn t2_every_ttl_falls_by_exactly_one() {
     for ttl in 2..=255 {
         for dst in [BETA_IP, OUTSIDE, B_DIRECT] {
             let ip = Ip::udp(ALPHA_IP, dst, 3).ttl(ttl);
-            let exchange = bed.one(ALPHA, ip.from_mac(ALPHA_MAC));
+            let exchange = bed.one(ALPHA, ip.sent_by(ALPHA_MAC));
             let bytes = &exchange.out[0].1.bytes;
             let packet = if dst == BETA_IP { &bytes[14..] } else { &bytes[..] };
             assert_eq!(Ip::read(packet), ip.hop());
@@ -103,7 +103,7 @@ fn t3_inner_ttl_1_is_told_through_the_tunnel() {
 /// RFC 1122 3.2.2, RFC 1812 4.3.2.7.
 #[test]
 fn t5_no_error_about_errors_later_fragments_and_group_or_martian_addresses() {
-    let from_alpha = |ip: Ip| (ALPHA.into(), ip.ttl(1).from_mac(ALPHA_MAC));
+    let from_alpha = |ip: Ip| (ALPHA.into(), ip.ttl(1).sent_by(ALPHA_MAC));
     for kind in [3, 4, 5, 11, 12] {
         let error = Ip::icmp(ALPHA_IP, BETA_IP, [kind, 0], &[0; 12]);
         let (id, frame) = from_alpha(error);
@@ -139,16 +139,26 @@ fn t6_an_echo_request_is_told() {
 fn t7_errors_are_limited_and_others_are_unharmed() {
     let mut bed = Bed::new();
     let expired = |src: Ipv4Addr| Ip::udp(src, B_VXLAN, 1).ttl(1);
-    let exchange = bed.exchange((0..1000).map(|_| (ALPHA.into(), expired(ALPHA_IP).from_mac(ALPHA_MAC))));
+    let exchange = bed.exchange((0..1000).map(|_| (ALPHA.into(), expired(ALPHA_IP).sent_by(ALPHA_MAC))));
     // The clock goes on meanwhile: a token each 10 ms.
     let errors = exchange.out.len();
     assert!((100..400).contains(&errors), "{errors}");
     assert_eq!(exchange.tally.punted[PuntReason::TtlExpired.index()], 1000);
     assert_eq!(exchange.tally.dropped[DropReason::IcmpRateLimited.index()], 1000 - errors as u64);
-    let exchange = bed.one(BETA, expired(BETA_IP).from_mac(BETA_MAC));
+    let exchange = bed.one(BETA, expired(BETA_IP).sent_by(BETA_MAC));
     assert_eq!(exchange.out.len(), 1, "BETA has a limit of its own");
-    let exchange = bed.one(ALPHA, Ip::udp(ALPHA_IP, BETA_IP, 1).from_mac(ALPHA_MAC));
+    let exchange = bed.one(ALPHA, Ip::udp(ALPHA_IP, BETA_IP, 1).sent_by(ALPHA_MAC));
     assert_eq!(exchange.out.len(), 1, "what is no error passes");
+}
+
+#[test]
+fn t7_what_no_error_is_due_about_does_not_use_up_the_limit() {
+    let mut bed = Bed::new();
+    let error = Ip::icmp(ALPHA_IP, BETA_IP, [11, 0], &[0; 12]).ttl(1);
+    let exchange = bed.exchange((0..1000).map(|_| (ALPHA.into(), error.sent_by(ALPHA_MAC))));
+    assert_eq!(exchange.tally.dropped[DropReason::IcmpNotDue.index()], 1000);
+    let exchange = bed.one(ALPHA, Ip::udp(ALPHA_IP, BETA_IP, 1).ttl(1).sent_by(ALPHA_MAC));
+    assert_eq!(exchange.out.len(), 1);
 }
 
 #[test]
@@ -157,7 +167,7 @@ fn t8_without_a_tunnel_address_errors_come_from_the_nodes_address() {
     let unknown = Some(margay::dataplane::Neighbor::unknown());
     let fib = compile(cluster, "a", Machine::default());
     let mut bed = Bed::bare(fib, 4).with_ports([(ALPHA.into(), unknown)]);
-    let exchange = bed.one(ALPHA, Ip::udp(ALPHA_IP, OUTSIDE, 1).ttl(1).from_mac(ALPHA_MAC));
+    let exchange = bed.one(ALPHA, Ip::udp(ALPHA_IP, OUTSIDE, 1).ttl(1).sent_by(ALPHA_MAC));
     assert_eq!(Ip::read(&exchange.out[0].1.bytes[14..]).src, NODE);
 }
 
@@ -174,9 +184,9 @@ fn the_gateway_answers_pings_and_offers_nothing_else() {
         Ip::echo(ALPHA_IP, gateway).fragment(MF),
         Ip { options: vec![7, 7, 4, 0, 0, 0, 0, 0], ..Ip::echo(ALPHA_IP, gateway) },
     ] {
-        silent(ALPHA.into(), ip.from_mac(ALPHA_MAC), DropReason::DestinationMartian);
+        silent(ALPHA.into(), ip.sent_by(ALPHA_MAC), DropReason::DestinationMartian);
     }
     let mut wrong = Ip::echo(ALPHA_IP, gateway);
     wrong.payload[2] ^= 1;
-    silent(ALPHA.into(), wrong.from_mac(ALPHA_MAC), DropReason::DestinationMartian);
+    silent(ALPHA.into(), wrong.sent_by(ALPHA_MAC), DropReason::DestinationMartian);
 }

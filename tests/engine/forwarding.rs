@@ -20,7 +20,7 @@ fn only(exchange: Exchange) -> (PortId, MemoryFrame) {
 
 #[test]
 fn f1_pod_to_pod_byte_for_byte_but_ttl_and_checksum() {
-    let frame = Ip::echo(ALPHA_IP, BETA_IP).from_mac(ALPHA_MAC);
+    let frame = Ip::echo(ALPHA_IP, BETA_IP).sent_by(ALPHA_MAC);
     let (id, out) = only(Bed::new().one(ALPHA, frame));
     assert_eq!(id, BETA.into());
     let wanted = [
@@ -38,10 +38,10 @@ fn f1_a_whole_batch_each_way() {
     let to = |dst| Ip::udp(ALPHA_IP, dst, 20);
     let from = |src| Ip::udp(src, ALPHA_IP, 20);
     let frames = [
-        (ALPHA.into(), to(B_DIRECT).from_mac(ALPHA_MAC)),
-        (ALPHA.into(), to(OUTSIDE).from_mac(ALPHA_MAC)),
-        (ALPHA.into(), to(BETA_IP).from_mac(ALPHA_MAC)),
-        (ALPHA.into(), to(GAMMA_IP_2).from_mac(ALPHA_MAC)),
+        (ALPHA.into(), to(B_DIRECT).sent_by(ALPHA_MAC)),
+        (ALPHA.into(), to(OUTSIDE).sent_by(ALPHA_MAC)),
+        (ALPHA.into(), to(BETA_IP).sent_by(ALPHA_MAC)),
+        (ALPHA.into(), to(GAMMA_IP_2).sent_by(ALPHA_MAC)),
         (PortId::Vxlan, from(B_VXLAN).in_vxlan(PEER_B, VTEP_A, VTEP_B)),
         (PortId::Ipip, from(B_IPIP).in_ipip(PEER_B, NODE)),
         (PortId::Underlay, from(B_DIRECT).on_underlay()),
@@ -56,12 +56,12 @@ fn f1_a_whole_batch_each_way() {
         (PortId::Host, to(OUTSIDE).hop().plain()),
         // To the node itself: the end of the way, no hop.
         (PortId::Host, peer(Ip::udp(B_VXLAN, NODE, 20).plain())),
-        (ALPHA.into(), peer(from(B_IPIP).hop().to_mac(ALPHA_MAC))),
-        (ALPHA.into(), peer(from(B_VXLAN).hop().to_mac(ALPHA_MAC))),
-        (ALPHA.into(), from(B_DIRECT).hop().to_mac(ALPHA_MAC)),
-        (ALPHA.into(), from(OUTSIDE).hop().to_mac(ALPHA_MAC)),
-        (BETA.into(), to(BETA_IP).hop().to_mac(BETA_MAC)),
-        (GAMMA.into(), to(GAMMA_IP_2).hop().to_mac(GAMMA_MAC)),
+        (ALPHA.into(), peer(from(B_IPIP).hop().delivered_to(ALPHA_MAC))),
+        (ALPHA.into(), peer(from(B_VXLAN).hop().delivered_to(ALPHA_MAC))),
+        (ALPHA.into(), from(B_DIRECT).hop().delivered_to(ALPHA_MAC)),
+        (ALPHA.into(), from(OUTSIDE).hop().delivered_to(ALPHA_MAC)),
+        (BETA.into(), to(BETA_IP).hop().delivered_to(BETA_MAC)),
+        (GAMMA.into(), to(GAMMA_IP_2).hop().delivered_to(GAMMA_MAC)),
     ];
     // Which port is read first is not promised: frames of different ports to one may change places.
     let sorted = |mut list: Vec<(PortId, Vec<u8>, std::net::IpAddr)>| {
@@ -79,8 +79,8 @@ fn f2_any_protocol_no_payload_options() {
         for payload in [vec![], vec![0x5a; 5]] {
             for options in [vec![], vec![1; 4], vec![0x94, 4, 0, 0, 7, 7, 4, 0, 0, 0, 0, 1], vec![1; 40]] {
                 let ip = Ip { options, ..Ip::new(ALPHA_IP, BETA_IP, protocol, payload.clone()) };
-                let exchange = bed.one(ALPHA, ip.from_mac(ALPHA_MAC));
-                assert_eq!(exchange.out, [(BETA.into(), ip.hop().to_mac(BETA_MAC))], "{ip:?}");
+                let exchange = bed.one(ALPHA, ip.sent_by(ALPHA_MAC));
+                assert_eq!(exchange.out, [(BETA.into(), ip.hop().delivered_to(BETA_MAC))], "{ip:?}");
             }
         }
     }
@@ -92,7 +92,7 @@ fn f3_the_header_checksum_is_right_for_every_sum() {
     let mut bed = Bed::new();
     for ids in (0..=u16::MAX).collect::<Vec<_>>().chunks(4096) {
         let packet = |id: &u16| Ip { id: *id, ..Ip::udp(ALPHA_IP, BETA_IP, 0) };
-        let frames = ids.iter().map(|id| (ALPHA.into(), packet(id).from_mac(ALPHA_MAC)));
+        let frames = ids.iter().map(|id| (ALPHA.into(), packet(id).sent_by(ALPHA_MAC)));
         let exchange = bed.exchange(frames);
         assert_eq!(exchange.out.len(), ids.len());
         for (id, (_, frame)) in ids.iter().zip(&exchange.out) {
@@ -164,7 +164,7 @@ const MARTIANS: [[u8; 4]; 10] = [
 #[test]
 fn f6_martian_destinations_are_not_routed() {
     for dst in MARTIANS {
-        let exchange = Bed::new().one(ALPHA, Ip::echo(ALPHA_IP, dst.into()).from_mac(ALPHA_MAC));
+        let exchange = Bed::new().one(ALPHA, Ip::echo(ALPHA_IP, dst.into()).sent_by(ALPHA_MAC));
         assert_eq!(exchange.out, [], "{dst:?}");
         assert_eq!(exchange.tally.dropped[DropReason::DestinationMartian.index()], 1, "{dst:?}");
     }
@@ -216,20 +216,30 @@ pod beta a 10.65.0.2/32 mac=02:00:00:00:00:0b
         (255, PEER_B),
     ] {
         let ip = Ip::udp(source, [10, 65, 0, last].into(), 1);
-        let (id, frame) = only(bed.one(ALPHA, ip.from_mac(ALPHA_MAC)));
+        let (id, frame) = only(bed.one(ALPHA, ip.sent_by(ALPHA_MAC)));
         assert_eq!((id, frame.peer), (PortId::Ipip, peer.into()), "10.65.0.{last}");
     }
-    // F9: the endpoint's /32 within b's block.
-    let ip = Ip::udp(source, [10, 65, 0, 2].into(), 1);
-    assert_eq!(only(bed.one(ALPHA, ip.from_mac(ALPHA_MAC))).0, BETA.into());
     // /0: all else is the host's; the pool's remainder is not.
     for outside in [[10, 64, 255, 255], [10, 66, 0, 0], [1, 0, 0, 0], [223, 255, 255, 255]] {
         let ip = Ip::udp(source, outside.into(), 1);
-        assert_eq!(only(bed.one(ALPHA, ip.from_mac(ALPHA_MAC))).0, PortId::Host, "{outside:?}");
+        assert_eq!(only(bed.one(ALPHA, ip.sent_by(ALPHA_MAC))).0, PortId::Host, "{outside:?}");
     }
     let ip = Ip::udp(source, [10, 65, 1, 0].into(), 1);
-    let exchange = bed.one(ALPHA, ip.from_mac(ALPHA_MAC));
+    let exchange = bed.one(ALPHA, ip.sent_by(ALPHA_MAC));
     assert_eq!(exchange.tally.punted[PuntReason::NoRoute.index()], 1);
+}
+
+/// GAMMA's second address lies in a block of B's, and ALPHA's in one of C's that is as long.
+#[test]
+fn f9_the_local_endpoint_wins_over_any_route_around_it() {
+    let cluster = format!("{CLUSTER}block 10.66.0.0/26 b\nblock 10.65.0.2/32 c\n");
+    let known = || Some(margay::dataplane::Neighbor::fixed(GAMMA_MAC));
+    let fib = compile(&cluster, "a", Machine::default());
+    let mut bed = Bed::bare(fib, 8).with_ports([(ALPHA.into(), known()), (GAMMA.into(), known())]);
+    let ip = Ip::udp(ALPHA_IP, GAMMA_IP_2, 1);
+    assert_eq!(only(bed.one(ALPHA, ip.sent_by(ALPHA_MAC))).0, GAMMA.into());
+    let ip = Ip::udp(GAMMA_IP, ALPHA_IP, 1);
+    assert_eq!(only(bed.one(GAMMA, ip.sent_by(GAMMA_MAC))).0, ALPHA.into());
 }
 
 /// RFC 4271 9.1: a snapshot that is published between two turns counts from the next frame on.
@@ -249,7 +259,7 @@ pod alpha a 10.65.0.100/32
         .with_ports([(ALPHA.into(), Some(margay::dataplane::Neighbor::unknown()))]);
     for (cluster, peer) in [(without, PEER_B), (&with, PEER_C), (without, PEER_B), (&with, PEER_C)] {
         bed.publish(compile(cluster, "a", Machine::default()));
-        let (id, frame) = only(bed.one(ALPHA, ip.from_mac(ALPHA_MAC)));
+        let (id, frame) = only(bed.one(ALPHA, ip.sent_by(ALPHA_MAC)));
         assert_eq!((id, frame.peer), (PortId::Ipip, peer.into()));
     }
 }
@@ -257,7 +267,7 @@ pod alpha a 10.65.0.100/32
 #[test]
 fn f10_no_route_is_told_and_nothing_leaks() {
     let ip = Ip::udp(ALPHA_IP, UNASSIGNED, 10);
-    let (id, frame) = only(Bed::new().one(ALPHA, ip.from_mac(ALPHA_MAC)));
+    let (id, frame) = only(Bed::new().one(ALPHA, ip.sent_by(ALPHA_MAC)));
     assert_eq!(id, ALPHA.into());
     let error = Ip::read(&frame.bytes[14..]);
     assert_eq!(error.payload[..2], [3, 0]);
@@ -265,7 +275,7 @@ fn f10_no_route_is_told_and_nothing_leaks() {
     // Without a host interface, the outside is no route either.
     let mut bed = Bed::on(Machine { host_mtu: None, ..Machine::default() });
     let ip = Ip::udp(ALPHA_IP, OUTSIDE, 10);
-    let (id, frame) = only(bed.one(ALPHA, ip.from_mac(ALPHA_MAC)));
+    let (id, frame) = only(bed.one(ALPHA, ip.sent_by(ALPHA_MAC)));
     assert_eq!((id, Ip::read(&frame.bytes[14..]).payload[0]), (ALPHA.into(), 3));
 }
 
@@ -280,7 +290,7 @@ fn f11_only_the_own_blocks_remainder_is_a_blackhole() {
         (BETA_IP, false),
         ([10, 65, 0, 64].into(), false),
     ] {
-        let exchange = bed.one(ALPHA, Ip::udp(ALPHA_IP, dst, 10).from_mac(ALPHA_MAC));
+        let exchange = bed.one(ALPHA, Ip::udp(ALPHA_IP, dst, 10).sent_by(ALPHA_MAC));
         assert_eq!(exchange.out.is_empty(), dropped, "{dst}");
         assert_eq!(exchange.tally.dropped[DropReason::Blackhole.index()], u64::from(dropped), "{dst}");
     }
@@ -319,7 +329,7 @@ pod remote b 10.65.0.66/32,10.66.0.66/32,10.67.0.66/32 mac=02:00:00:00:00:0b
     ] {
         for len in [0, 1, 100, 1422] {
             let ip = Ip::udp(ALPHA_IP, dst, len).tos(0xb9);
-            let (id, mut frame) = only(a.one(ALPHA, ip.from_mac(ALPHA_MAC)));
+            let (id, mut frame) = only(a.one(ALPHA, ip.sent_by(ALPHA_MAC)));
             assert_eq!((id, frame.peer), (left, PEER_B.into()));
             if id == PortId::Direct {
                 frame = ethernet(MacAddr([2; 6]), MacAddr([4; 6]), 0x0800, &frame.bytes);
@@ -327,7 +337,7 @@ pod remote b 10.65.0.66/32,10.66.0.66/32,10.67.0.66/32 mac=02:00:00:00:00:0b
             frame.peer = NODE.into();
             let (id, frame) = only(b.one(arrives, frame));
             assert_eq!(id, EndpointId(0).into());
-            assert_eq!(frame.bytes, ip.hop().hop().to_mac(BETA_MAC).bytes);
+            assert_eq!(frame.bytes, ip.hop().hop().delivered_to(BETA_MAC).bytes);
         }
     }
 }

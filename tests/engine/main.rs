@@ -9,6 +9,11 @@ mod bed;
 mod errors;
 mod forwarding;
 mod mtu;
+mod neighbors;
+mod offloads;
 #[expect(unreachable_pub, reason = "the engine's fuzz target uses it as well")]
 mod packets;
 mod reasons;
+mod security;
+mod tunnels;
+mod vectors;

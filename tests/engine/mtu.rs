@@ -24,13 +24,13 @@ const WAYS: [(std::net::Ipv4Addr, PortId, u16, usize); 4] = [
 fn m1_df_and_too_big_is_told_the_exact_mtu_and_exactly_the_mtu_passes() {
     for (dst, port, mtu, head) in WAYS {
         let fits = Ip::udp(ALPHA_IP, dst, usize::from(mtu) - 28);
-        let exchange = bed().one(ALPHA, fits.from_mac(ALPHA_MAC));
+        let exchange = bed().one(ALPHA, fits.sent_by(ALPHA_MAC));
         assert_eq!(exchange.out.len(), 1);
         assert_eq!(exchange.out[0].0, port);
         assert_eq!(Ip::read(&exchange.out[0].1.bytes[head..]), fits.hop());
 
         let over = Ip::udp(ALPHA_IP, dst, usize::from(mtu) - 27);
-        let exchange = bed().one(ALPHA, over.from_mac(ALPHA_MAC));
+        let exchange = bed().one(ALPHA, over.sent_by(ALPHA_MAC));
         let [(id, frame)] = &exchange.out[..] else { panic!("{exchange:?}") };
         assert_eq!(*id, ALPHA.into());
         let error = Ip::read(&frame.bytes[14..]);
@@ -56,7 +56,7 @@ fn m1_towards_a_pod_the_pods_mtu_is_told_through_the_tunnel() {
 fn m2_df_outside_is_df_inside() {
     for fragment in [DF, 0, MF, DF | MF, 7] {
         let ip = Ip::udp(ALPHA_IP, B_IPIP, 32).fragment(fragment);
-        let exchange = bed().one(ALPHA, ip.from_mac(ALPHA_MAC));
+        let exchange = bed().one(ALPHA, ip.sent_by(ALPHA_MAC));
         assert_eq!(Ip::read(&exchange.out[0].1.bytes).fragment, fragment & DF);
     }
 }
@@ -84,7 +84,7 @@ fn m3_without_df_the_packet_is_split_and_each_piece_carried() {
     for (dst, port, mtu, head) in WAYS {
         for over in [1, 2, 1000, 5000] {
             let ip = Ip::udp(ALPHA_IP, dst, usize::from(mtu) - 28 + over).fragment(0).tos(0x28);
-            let exchange = bed().one(ALPHA, ip.from_mac(ALPHA_MAC));
+            let exchange = bed().one(ALPHA, ip.sent_by(ALPHA_MAC));
             assert!(exchange.out.iter().all(|(id, _)| *id == port));
             let pieces: Vec<Ip> =
                 exchange.out.iter().map(|(_, frame)| Ip::read(&frame.bytes[head..])).collect();
@@ -98,7 +98,7 @@ fn m3_without_df_the_packet_is_split_and_each_piece_carried() {
 #[test]
 fn m3_outer_ids_differ() {
     let ip = Ip::udp(ALPHA_IP, B_IPIP, 4000).fragment(0);
-    let exchange = bed().one(ALPHA, ip.from_mac(ALPHA_MAC));
+    let exchange = bed().one(ALPHA, ip.sent_by(ALPHA_MAC));
     let mut ids: Vec<u16> = exchange.out.iter().map(|(_, frame)| Ip::read(&frame.bytes).id).collect();
     ids.dedup();
     assert_eq!(ids.len(), 3);
@@ -110,7 +110,7 @@ fn m3_outer_ids_differ() {
 fn m3_a_partial_checksum_is_finished_before_the_split() {
     for (dst, _, mtu, head) in WAYS {
         let whole = Ip::udp(ALPHA_IP, dst, 2000).fragment(0);
-        let mut frame = whole.clone().partial().from_mac(ALPHA_MAC);
+        let mut frame = whole.clone().partial().sent_by(ALPHA_MAC);
         frame.offload = whole.partial_checksum();
         let exchange = bed().one(ALPHA, frame);
         let pieces: Vec<Ip> = exchange.out.iter().map(|(_, frame)| Ip::read(&frame.bytes[head..])).collect();
@@ -124,13 +124,13 @@ fn m3_a_partial_checksum_is_finished_before_the_split() {
 fn m4_fragments_are_split_again_and_only_copied_options_stay() {
     for fragment in [MF | 100, 100] {
         let ip = Ip::udp(ALPHA_IP, B_VXLAN, 2992).fragment(fragment);
-        let exchange = bed().one(ALPHA, ip.from_mac(ALPHA_MAC));
+        let exchange = bed().one(ALPHA, ip.sent_by(ALPHA_MAC));
         let pieces: Vec<Ip> = exchange.out.iter().map(|(_, frame)| Ip::read(&frame.bytes[22..])).collect();
         together(&pieces, 1450, &ip);
     }
     let options = vec![7, 7, 4, 0, 0, 0, 0, 1, 0x94, 4, 0, 0];
     let ip = Ip { options: options.clone(), ..Ip::udp(ALPHA_IP, B_VXLAN, 3000).fragment(0) };
-    let exchange = bed().one(ALPHA, ip.from_mac(ALPHA_MAC));
+    let exchange = bed().one(ALPHA, ip.sent_by(ALPHA_MAC));
     let pieces: Vec<Ip> = exchange.out.iter().map(|(_, frame)| Ip::read(&frame.bytes[22..])).collect();
     assert_eq!(pieces[0].options, options);
     assert!(pieces.len() == 3 && pieces[1..].iter().all(|piece| piece.options == [0x94, 4, 0, 0]));
@@ -144,7 +144,7 @@ fn m9_a_pods_own_fragments_are_forwarded_in_any_order() {
         Ip { fragment, ..Ip::new(ALPHA_IP, B_VXLAN, UDP, payload) }
     });
     for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0], [2, 2, 1]] {
-        let frames = order.map(|index| (ALPHA.into(), pieces[index].from_mac(ALPHA_MAC)));
+        let frames = order.map(|index| (ALPHA.into(), pieces[index].sent_by(ALPHA_MAC)));
         let exchange = Bed::new().exchange(frames);
         let out: Vec<Ip> = exchange.out.iter().map(|(_, frame)| Ip::read(&frame.bytes[22..])).collect();
         assert_eq!(out, order.map(|index| pieces[index].hop()));
@@ -157,7 +157,7 @@ fn m9_a_pods_own_fragments_are_forwarded_in_any_order() {
 fn m3_what_cannot_be_split_is_dropped_with_a_reason() {
     let mut bed = Bed::on(Machine { host_mtu: Some(67), ..Machine::default() });
     let ip = Ip { options: vec![1; 40], ..Ip::udp(ALPHA_IP, OUTSIDE, 100).fragment(0) };
-    let exchange = bed.one(ALPHA, ip.from_mac(ALPHA_MAC));
+    let exchange = bed.one(ALPHA, ip.sent_by(ALPHA_MAC));
     assert_eq!(exchange.out, []);
     assert_eq!(exchange.tally.dropped[DropReason::TooBigUnsplittable.index()], 1);
 }

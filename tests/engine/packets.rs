@@ -129,7 +129,7 @@ impl Ip {
 
     pub fn bytes(&self) -> Vec<u8> {
         let header_len = 20 + self.options.len();
-        assert!(header_len % 4 == 0 && header_len <= 60);
+        assert!(header_len.is_multiple_of(4) && header_len <= 60);
         let mut bytes = vec![0x40 | (header_len / 4) as u8, self.tos];
         bytes.extend((self.len() as u16).to_be_bytes());
         bytes.extend(self.id.to_be_bytes());
@@ -165,12 +165,12 @@ impl Ip {
     }
 
     /// As a workload with this MAC sends it.
-    pub fn from_mac(&self, mac: MacAddr) -> MemoryFrame {
+    pub fn sent_by(&self, mac: MacAddr) -> MemoryFrame {
         ethernet(MacAddr::GATEWAY, mac, 0x0800, &self.bytes())
     }
 
     /// As the engine delivers it to a workload with this MAC.
-    pub fn to_mac(&self, mac: MacAddr) -> MemoryFrame {
+    pub fn delivered_to(&self, mac: MacAddr) -> MemoryFrame {
         ethernet(mac, MacAddr::GATEWAY, 0x0800, &self.bytes())
     }
 

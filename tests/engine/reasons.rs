@@ -24,7 +24,7 @@ fn good() -> Ip {
 
 /// ALPHA's frame after its IP header was spoiled, and the header checksum made right again.
 fn spoiled(spoil: impl Fn(&mut [u8])) -> MemoryFrame {
-    let mut frame = good().from_mac(ALPHA_MAC);
+    let mut frame = good().sent_by(ALPHA_MAC);
     spoil(&mut frame.bytes[14..]);
     repair(&mut frame.bytes[14..]);
     frame
@@ -41,13 +41,13 @@ fn from(port: PortId, frame: MemoryFrame) -> Tally {
 /// What provokes it, and the counts after that.
 fn provoke(reason: DropReason) -> Tally {
     use DropReason as R;
-    let pod = |ip: Ip| from_alpha(ip.from_mac(ALPHA_MAC));
+    let pod = |ip: Ip| from_alpha(ip.sent_by(ALPHA_MAC));
     let from_b = |ip: Ip| from(PortId::Vxlan, ip.in_vxlan(PEER_B, VTEP_A, VTEP_B));
     let vxlan_bytes = |bytes: Vec<u8>| from(PortId::Vxlan, MemoryFrame::from_peer(bytes, PEER_B.into()));
     let inner = || Ip::udp(B_VXLAN, ALPHA_IP, 10);
     match reason {
         R::FrameTruncated => from_alpha(MemoryFrame::new(vec![0xee; 13])),
-        R::FrameNotForGateway => from_alpha(good().to_mac(BETA_MAC)),
+        R::FrameNotForGateway => from_alpha(good().delivered_to(BETA_MAC)),
         R::EtherTypeUnsupported => from_alpha(ethernet(MacAddr::GATEWAY, ALPHA_MAC, 0x86dd, &good().bytes())),
         R::ArpMalformed => from_alpha(ethernet(MacAddr::BROADCAST, ALPHA_MAC, 0x0806, &[0; 27])),
         R::ArpNotAnswered => {
@@ -65,12 +65,12 @@ fn provoke(reason: DropReason) -> Tally {
         R::Ipv4HeaderLength => from_alpha(spoiled(|ip| ip[0] = 0x44)),
         R::Ipv4TotalLength => from_alpha(spoiled(|ip| ip[3] += 1)),
         R::Ipv4Checksum => {
-            let mut frame = good().from_mac(ALPHA_MAC);
+            let mut frame = good().sent_by(ALPHA_MAC);
             frame.bytes[14 + 10] ^= 1;
             from_alpha(frame)
         }
         R::OffloadMalformed => {
-            let frame = good().from_mac(ALPHA_MAC);
+            let frame = good().sent_by(ALPHA_MAC);
             from_alpha(MemoryFrame { offload: Offload::IMPOSSIBLE, ..frame })
         }
         R::SourceNotOwned => pod(Ip::udp(BETA_IP, B_VXLAN, 10)),
@@ -109,17 +109,17 @@ fn provoke(reason: DropReason) -> Tally {
         R::EndpointGone => {
             let mut bed = Bed::new();
             bed.detach(BETA.into());
-            bed.one(ALPHA, good().from_mac(ALPHA_MAC)).tally
+            bed.one(ALPHA, good().sent_by(ALPHA_MAC)).tally
         }
         R::PortUnavailable => {
             let mut bed = Bed::new();
             bed.detach(PortId::Vxlan);
-            bed.one(ALPHA, Ip::udp(ALPHA_IP, B_VXLAN, 10).from_mac(ALPHA_MAC)).tally
+            bed.one(ALPHA, Ip::udp(ALPHA_IP, B_VXLAN, 10).sent_by(ALPHA_MAC)).tally
         }
         R::NeighborQueueFull => {
             let mut bed = Bed::new();
             bed.attach(BETA.into(), Some(Neighbor::unknown()));
-            bed.exchange((0..65).map(|_| (ALPHA.into(), good().from_mac(ALPHA_MAC)))).tally
+            bed.exchange((0..65).map(|_| (ALPHA.into(), good().sent_by(ALPHA_MAC)))).tally
         }
         R::NeighborUnresolved => given_up(),
         R::TooBigUnsplittable => {
@@ -128,17 +128,17 @@ fn provoke(reason: DropReason) -> Tally {
             let kind = margay::buf::Segmentation::UdpV4;
             let segments = Some(margay::buf::Segments { kind, size: 1472 });
             let offload = Offload { segments, ..ip.partial_checksum() };
-            from_alpha(MemoryFrame { offload, ..ip.from_mac(ALPHA_MAC) })
+            from_alpha(MemoryFrame { offload, ..ip.sent_by(ALPHA_MAC) })
         }
         R::IcmpRateLimited => {
-            let expired = || (ALPHA.into(), good().ttl(1).from_mac(ALPHA_MAC));
+            let expired = || (ALPHA.into(), good().ttl(1).sent_by(ALPHA_MAC));
             Bed::new().exchange((0..200).map(|_| expired())).tally
         }
         R::IcmpNotDue => pod(Ip::icmp(ALPHA_IP, BETA_IP, [3, 1], &[0; 12]).ttl(1)),
         R::NoBuffer => {
             // The only slot holds the packet that the error would be about.
             let mut bed = Bed::on(Machine { slots: 1, ..Machine::default() });
-            bed.one(ALPHA, good().ttl(1).from_mac(ALPHA_MAC)).tally
+            bed.one(ALPHA, good().ttl(1).sent_by(ALPHA_MAC)).tally
         }
         R::TxQueueFull => refused(|count| TxReport { full: count, ..TxReport::default() }),
         R::TxFailed => refused(|count| TxReport {
@@ -171,7 +171,7 @@ impl Port for Refusing {
 fn refused(report: fn(u64) -> TxReport) -> Tally {
     let mut bed = Bed::new();
     bed.attach_port(BETA.into(), Box::new(Refusing(report)), Some(Neighbor::fixed(BETA_MAC)));
-    let tally = bed.one(ALPHA, good().from_mac(ALPHA_MAC)).tally;
+    let tally = bed.one(ALPHA, good().sent_by(ALPHA_MAC)).tally;
     let told = bed.events().any(|event| matches!(event, Event::SendRefused { id, .. } if id == BETA.into()));
     assert_eq!(told, tally.dropped[DropReason::TxFailed.index()] > 0, "a refusal is told, a full queue not");
     tally
@@ -237,7 +237,7 @@ fn every_drop_reason_is_provoked() {
 #[test]
 fn every_punt_reason_is_provoked() {
     for reason in PuntReason::ALL {
-        let pod = |ip: Ip| from_alpha(ip.from_mac(ALPHA_MAC));
+        let pod = |ip: Ip| from_alpha(ip.sent_by(ALPHA_MAC));
         let tally = match reason {
             PuntReason::TtlExpired => pod(good().ttl(1)),
             PuntReason::NoRoute => pod(Ip::udp(ALPHA_IP, UNASSIGNED, 10)),
@@ -245,7 +245,7 @@ fn every_punt_reason_is_provoked() {
             PuntReason::NeighborUnresolved => {
                 let mut bed = Bed::new();
                 bed.attach(BETA.into(), Some(Neighbor::unknown()));
-                bed.one(ALPHA, good().from_mac(ALPHA_MAC)).tally
+                bed.one(ALPHA, good().sent_by(ALPHA_MAC)).tally
             }
             PuntReason::Gateway => pod(Ip::echo(ALPHA_IP, [169, 254, 1, 1].into())),
         };
@@ -281,11 +281,11 @@ fn a_lost_port_takes_no_other_with_it() {
     bed.attach(BETA.into(), Some(Neighbor::fixed(BETA_MAC)));
     bed.attach_port(EndpointId(7).into(), Box::new(Lost), None);
     for _ in 0..3 {
-        let there = (ALPHA.into(), good().from_mac(ALPHA_MAC));
+        let there = (ALPHA.into(), good().sent_by(ALPHA_MAC));
         let back = Ip::udp(BETA_IP, ALPHA_IP, 3);
-        let exchange = bed.exchange([there, (BETA.into(), back.from_mac(BETA_MAC))]);
-        let to_alpha = (ALPHA.into(), back.hop().to_mac(ALPHA_MAC));
-        let to_beta = (BETA.into(), good().hop().to_mac(BETA_MAC));
+        let exchange = bed.exchange([there, (BETA.into(), back.sent_by(BETA_MAC))]);
+        let to_alpha = (ALPHA.into(), back.hop().delivered_to(ALPHA_MAC));
+        let to_beta = (BETA.into(), good().hop().delivered_to(BETA_MAC));
         assert_eq!(exchange.out, [to_alpha, to_beta]);
     }
     assert_eq!(bed.events().count(), 2);

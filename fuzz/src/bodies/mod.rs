@@ -4,6 +4,7 @@
 //! A body takes any bytes. It panics when an invariant is broken or an oracle disagrees; that nothing
 //! crashes comes on top.
 
+pub mod engine;
 mod frame;
 mod resource;
 mod segment;
@@ -16,6 +17,7 @@ pub type Target = (&'static str, fn(&[u8]));
 pub const TARGETS: &[Target] = &[
     ("arp", wire::arp),
     ("checksum", wire::checksum),
+    ("engine", engine::engine),
     ("ethernet_ip", frame::ethernet_ip),
     ("flow", frame::flow),
     ("icmpv4", segment::icmpv4),

@@ -1,0 +1,90 @@
+//! Instructions per packet, which are the same on every machine of one architecture:
+//!
+//! ```text
+//! cargo bench --bench engine_instructions
+//! ```
+//!
+//! The program runs itself under `valgrind --tool=callgrind` with two numbers of turns; what the second count has
+//! more, divided by the packets of the turns that it has more, is the cost of a packet, set-up left out.
+
+#[path = "scene/mod.rs"]
+mod scene;
+
+use std::hint::black_box;
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use margay::io::BATCH;
+use scene::{Bare, Path, Scene};
+
+/// Turns of a short run, and how many more a long one has.
+const TURNS: usize = 100;
+const MORE: usize = 1_000;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["run", what, path, turns] => {
+            run(what, path, turns.parse().expect("a number"));
+            ExitCode::SUCCESS
+        }
+        // `cargo test --benches`: that everything runs, without valgrind.
+        _ if arguments.iter().any(|argument| argument == "--test") => {
+            Path::ALL.iter().for_each(|path| run("turn", path.name(), 1));
+            ExitCode::SUCCESS
+        }
+        _ => report(),
+    }
+}
+
+fn report() -> ExitCode {
+    println!("{:28} {:>8} {:>8}", "instructions per packet", "engine", "turn");
+    for path in Path::ALL {
+        let [nothing, engine, turn] = ["nothing", "engine", "turn"].map(|what| per_packet(what, path));
+        let (Ok(nothing), Ok(engine), Ok(turn)) = (nothing, engine, turn) else {
+            eprintln!("valgrind --tool=callgrind gave no count: is valgrind installed?");
+            return ExitCode::FAILURE;
+        };
+        println!("{:28} {:8.0} {:8.0}", path.name(), engine - nothing, turn - nothing);
+    }
+    ExitCode::SUCCESS
+}
+
+fn per_packet(what: &str, path: Path) -> Result<f64, NoCount> {
+    let (few, many) = (count(what, path, TURNS)?, count(what, path, TURNS + MORE)?);
+    Ok((many - few) / (MORE * BATCH) as f64)
+}
+
+/// Valgrind is missing, or said something unexpected.
+struct NoCount;
+
+fn count(what: &str, path: Path, turns: usize) -> Result<f64, NoCount> {
+    let this = std::env::current_exe().map_err(|_| NoCount)?;
+    let output = Command::new("valgrind")
+        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+        .arg(this)
+        .args(["run", what, path.name(), &turns.to_string()])
+        .output()
+        .map_err(|_| NoCount)?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    // ==123== Collected : 4567
+    let collected = text.lines().find_map(|line| line.split_once("Collected :")).ok_or(NoCount)?.1;
+    collected.trim().parse().map_err(|_| NoCount)
+}
+
+fn run(what: &str, path: &str, turns: usize) {
+    let path = *Path::ALL.iter().find(|known| known.name() == path).expect("a path's name");
+    let scene = Scene::new();
+    let (mut bare, mut worker) = (Bare::new(&scene, path), scene.worker(&[path]));
+    for _ in 0..turns {
+        match what {
+            "nothing" => bare.idle_turn(),
+            "engine" => bare.turn(|verdict| {
+                let _ = black_box(verdict);
+            }),
+            _ => {
+                worker.turn(Some(Duration::ZERO)).expect("epoll works");
+            }
+        }
+    }
+}

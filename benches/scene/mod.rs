@@ -1,0 +1,361 @@
+//! One node as the benches and the allocation test see it: 10,000 routes, 200 peers, 110 workloads (as many as
+//! a kubelet takes), and for each way through the engine 1,000 flows of 64-byte frames.
+//!
+//! Each bench or test that includes this module uses a part of it.
+#![allow(dead_code)]
+
+mod flows;
+mod replay;
+#[path = "../tables/mod.rs"]
+mod tables;
+
+use std::collections::HashSet;
+use std::hint::black_box;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use margay::buf::{Frame, Pool, SlotSize};
+use margay::dataplane::decap::Kind;
+use margay::dataplane::{
+    Command, Counters, Engine, Neighbor, Neighbors, PortId, Setup, Tables, Verdict, Worker,
+};
+use margay::fib::{EndpointId, Environment, Fib, OuterTtl, Publication};
+use margay::io::BATCH;
+use margay::lpm::Prefix;
+use margay::rib::{Attach, Encap, EndpointPlan, NodePlan, Peer, Route, RouteClass, Rule, Settings, Target};
+use margay::verdict::DropReason;
+use margay::wire::MacAddr;
+
+pub(crate) use flows::Input;
+pub(crate) use replay::Replay;
+use tables::Random;
+
+const ROUTES: usize = 10_000;
+const PEERS: usize = 200;
+const WORKLOADS: usize = 110;
+const FLOWS: usize = 1_000;
+/// Of each encapsulation; the rest up to [`ROUTES`] are single addresses.
+const BLOCKS: usize = 3_000;
+
+const NODE: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 1);
+/// The workload that all frames from workloads are from.
+const SENDER: EndpointId = EndpointId(0);
+const VTEP: MacAddr = MacAddr([0x66, 0, 0, 0, 0, 1]);
+
+/// A way through the engine: who hands the frame over, and where it ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Path {
+    WorkloadToVxlan,
+    WorkloadToIpip,
+    WorkloadToDirect,
+    WorkloadToLocal,
+    WorkloadToHost,
+    WorkloadDropped,
+    Arp,
+    VxlanToDelivery,
+    IpipToDelivery,
+    UnderlayToDelivery,
+}
+
+impl Path {
+    pub(crate) const ALL: [Path; 10] = [
+        Path::WorkloadToVxlan,
+        Path::WorkloadToIpip,
+        Path::WorkloadToDirect,
+        Path::WorkloadToLocal,
+        Path::WorkloadToHost,
+        Path::WorkloadDropped,
+        Path::Arp,
+        Path::VxlanToDelivery,
+        Path::IpipToDelivery,
+        Path::UnderlayToDelivery,
+    ];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Path::WorkloadToVxlan => "from_workload_to_vxlan",
+            Path::WorkloadToIpip => "from_workload_to_ipip",
+            Path::WorkloadToDirect => "from_workload_to_direct",
+            Path::WorkloadToLocal => "from_workload_to_local",
+            Path::WorkloadToHost => "from_workload_to_host",
+            Path::WorkloadDropped => "from_workload_dropped",
+            Path::Arp => "arp_answer",
+            Path::VxlanToDelivery => "from_vxlan_to_delivery",
+            Path::IpipToDelivery => "from_ipip_to_delivery",
+            Path::UnderlayToDelivery => "from_underlay_to_delivery",
+        }
+    }
+
+    /// The port that its frames come in by.
+    pub(crate) fn port(self) -> PortId {
+        match self {
+            Path::VxlanToDelivery => PortId::Vxlan,
+            Path::IpipToDelivery => PortId::Ipip,
+            Path::UnderlayToDelivery => PortId::Underlay,
+            _ => PortId::Endpoint(SENDER),
+        }
+    }
+
+    /// True for what the engine must say of every one of its frames.
+    pub(crate) fn ends_in(self, verdict: Result<Verdict, DropReason>) -> bool {
+        match self {
+            Path::WorkloadToVxlan => verdict == Ok(Verdict::Vxlan),
+            Path::WorkloadToIpip => verdict == Ok(Verdict::Ipip),
+            Path::WorkloadToDirect => verdict == Ok(Verdict::Direct),
+            Path::WorkloadToHost => verdict == Ok(Verdict::Host),
+            Path::WorkloadDropped => verdict == Err(DropReason::SourceNotOwned),
+            Path::Arp => verdict == Ok(Verdict::Reply(SENDER)),
+            _ => matches!(verdict, Ok(Verdict::Workload(_))),
+        }
+    }
+}
+
+/// The node.
+pub(crate) struct Scene {
+    publication: Arc<Publication>,
+    /// Remote routes: network, its length, the peer's index, how packets go there.
+    remote: Vec<(Ipv4Addr, u8, usize, Encap)>,
+}
+
+impl Scene {
+    pub(crate) fn new() -> Scene {
+        let remote = remote_routes();
+        let publication = Publication::new(compile(&remote));
+        Scene { publication, remote }
+    }
+
+    /// [`FLOWS`] frames, each of another flow.
+    pub(crate) fn inputs(&self, path: Path) -> Vec<Input> {
+        let mut random = Random::new(path as u64);
+        (0..FLOWS).map(|_| flows::input(&self.remote, path, &mut random)).collect()
+    }
+
+    /// A worker that receives frames of `paths` for ever and sends to ports that throw them away.
+    pub(crate) fn worker(&self, paths: &[Path]) -> Worker {
+        let (commands, orders) = crossbeam::channel::unbounded();
+        let (events, _) = crossbeam::channel::unbounded();
+        let attach = |id, receives| Command::Attach {
+            id,
+            port: Box::new(Replay::new(Vec::new())),
+            receives,
+            neighbor: match id {
+                PortId::Endpoint(endpoint) => Some(neighbor(endpoint)),
+                _ => None,
+            },
+        };
+        for id in [PortId::Vxlan, PortId::Ipip, PortId::Direct, PortId::Underlay, PortId::Host] {
+            commands.send(attach(id, false)).expect("the receiver lives");
+        }
+        for endpoint in endpoints() {
+            commands.send(attach(endpoint.into(), false)).expect("the receiver lives");
+        }
+        let mut ports: Vec<(PortId, Vec<Input>)> = Vec::new();
+        for path in paths {
+            match ports.iter_mut().find(|(id, _)| *id == path.port()) {
+                Some((_, inputs)) => inputs.extend(self.inputs(*path)),
+                None => ports.push((path.port(), self.inputs(*path))),
+            }
+        }
+        for (id, inputs) in ports {
+            let Command::Attach { neighbor, .. } = attach(id, true) else { unreachable!() };
+            let port = Box::new(Replay::new(inputs));
+            commands
+                .send(Command::Attach { id, port, receives: true, neighbor })
+                .expect("the receiver lives");
+        }
+        Worker::new(Setup {
+            index: 0,
+            workers: 1,
+            pool: Pool::new(4 * BATCH, SlotSize::Frame),
+            fib: self.publication.reader(),
+            commands: orders,
+            events,
+            counters: Counters::new(),
+        })
+        .expect("an epoll descriptor")
+    }
+}
+
+/// The engine alone, with the frames of one path.
+pub(crate) struct Bare {
+    engine: Engine,
+    path: Path,
+    fib: Arc<Fib>,
+    neighbors: Neighbors,
+    pool: Pool,
+    batch: Vec<Frame>,
+    port: Replay,
+}
+
+impl Bare {
+    /// # Panics
+    /// When a frame does not end as it should.
+    pub(crate) fn new(scene: &Scene, path: Path) -> Bare {
+        let mut neighbors = Neighbors::default();
+        for endpoint in endpoints() {
+            neighbors.insert(endpoint, neighbor(endpoint));
+        }
+        let mut bare = Bare {
+            engine: Engine::new(0, 1),
+            path,
+            fib: Arc::clone(scene.publication.reader().fib()),
+            neighbors,
+            pool: Pool::new(4 * BATCH, SlotSize::Frame),
+            batch: Vec::with_capacity(BATCH),
+            port: Replay::new(scene.inputs(path)),
+        };
+        for _ in 0..FLOWS.div_ceil(BATCH) {
+            bare.turn(|verdict| assert!(path.ends_in(verdict), "{path:?}: {verdict:?}"));
+        }
+        bare
+    }
+
+    /// [`BATCH`] frames into slots, through the engine, and the slots given back.
+    #[inline]
+    pub(crate) fn turn(&mut self, mut tell: impl FnMut(Result<Verdict, DropReason>)) {
+        self.port.fill(&mut self.pool, &mut self.batch);
+        let mut batch = std::mem::take(&mut self.batch);
+        for mut frame in batch.drain(..) {
+            tell(self.forward(&mut frame));
+            self.pool.put(frame);
+        }
+        self.batch = batch;
+    }
+
+    /// What [`Self::turn`] does besides forwarding.
+    #[inline]
+    pub(crate) fn idle_turn(&mut self) {
+        self.port.fill(&mut self.pool, &mut self.batch);
+        for frame in self.batch.drain(..) {
+            self.pool.put(black_box(frame));
+        }
+    }
+
+    /// What the engine makes of one frame.
+    pub(crate) fn output(&mut self, input: &Input) -> Vec<u8> {
+        let mut frame = Replay::new(vec![input.clone()]).receive(&mut self.pool).expect("a slot");
+        assert!(self.path.ends_in(self.forward(&mut frame)));
+        let bytes = self.pool.bytes(&frame).to_vec();
+        self.pool.put(frame);
+        bytes
+    }
+
+    #[inline]
+    fn forward(&mut self, frame: &mut Frame) -> Result<Verdict, DropReason> {
+        let tables = Tables { fib: &self.fib, neighbors: &self.neighbors };
+        let (engine, pool) = (&mut self.engine, &mut self.pool);
+        match self.path {
+            Path::VxlanToDelivery => engine.from_tunnel(tables, Kind::Vxlan, pool, frame),
+            Path::IpipToDelivery => engine.from_tunnel(tables, Kind::Ipip, pool, frame),
+            Path::UnderlayToDelivery => engine.from_underlay(tables, pool, frame),
+            _ => engine.from_workload(tables, SENDER, pool, frame),
+        }
+    }
+}
+
+fn endpoints() -> impl Iterator<Item = EndpointId> {
+    (0..WORKLOADS as u32).map(EndpointId)
+}
+
+fn neighbor(id: EndpointId) -> Arc<Neighbor> {
+    Neighbor::learned(flows::mac_of(id))
+}
+
+/// Two blocks from 10.64.0.0 on, full from their first address.
+fn workload_address(id: EndpointId) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 64, 0, 0)) + id.0)
+}
+
+fn peer_address(index: usize) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from(Ipv4Addr::new(192, 168, 1, 0)) + index as u32)
+}
+
+/// A pool of 2^20 addresses for each encapsulation, their blocks in random places.
+fn pool_of(encap: Encap) -> Ipv4Addr {
+    match encap {
+        Encap::Ipip => Ipv4Addr::new(10, 80, 0, 0),
+        Encap::Vxlan => Ipv4Addr::new(10, 96, 0, 0),
+        Encap::Direct => Ipv4Addr::new(10, 112, 0, 0),
+    }
+}
+
+fn remote_routes() -> Vec<(Ipv4Addr, u8, usize, Encap)> {
+    let mut random = Random::new(7);
+    let (mut routes, mut seen) = (Vec::new(), HashSet::new());
+    let own = WORKLOADS + WORKLOADS.div_ceil(64);
+    let each = (ROUTES - own) / 3;
+    for encap in [Encap::Ipip, Encap::Vxlan, Encap::Direct] {
+        let end = routes.len() + each;
+        let blocks = routes.len() + BLOCKS;
+        while routes.len() < end {
+            let len = if routes.len() < blocks { 26 } else { 32 };
+            let host = random.below(1 << 20) as u32 & u32::MAX << (32 - len);
+            let net = Ipv4Addr::from(u32::from(pool_of(encap)) + host);
+            if seen.insert((net, len)) {
+                routes.push((net, len as u8, random.below(PEERS), encap));
+            }
+        }
+    }
+    routes
+}
+
+fn compile(remote: &[(Ipv4Addr, u8, usize, Encap)]) -> Fib {
+    let route = |net: Ipv4Addr, len, class, target, rule| Route {
+        prefix: Prefix::new(IpAddr::V4(net), len).expect("a valid length"),
+        class,
+        target,
+        pool: None,
+        rule,
+    };
+    let mut routes = Vec::new();
+    for &(net, len, peer, encap) in remote {
+        let target = Target::Peer { peer, encap };
+        routes.push(route(net, len, RouteClass::NoEncap, target, Rule::Block));
+    }
+    for (index, id) in endpoints().enumerate() {
+        let (net, target) = (workload_address(id), Target::Endpoint(index));
+        routes.push(route(net, 32, RouteClass::LocalWorkload, target, Rule::LocalEndpoint));
+        if index % 64 == 0 {
+            routes.push(route(net, 26, RouteClass::Blackhole, Target::Blackhole, Rule::Block));
+        }
+    }
+    let peer = |index| Peer {
+        name: format!("node-{index}"),
+        address: IpAddr::V4(peer_address(index)),
+        ipip_tunnel_addr: None,
+        vxlan_tunnel_addr: None,
+        vtep_mac: flows::peer_vtep(index),
+    };
+    let endpoint = |id| EndpointPlan {
+        name: format!("default/{id:?}"),
+        workload: format!("default/{id:?}"),
+        attach: Attach::Tap,
+        interface: "eth0".into(),
+        netns: None,
+        addresses: vec![IpAddr::V4(workload_address(id))],
+        mac: None,
+        queues: 1,
+    };
+    let plan = NodePlan {
+        node: "here".into(),
+        address: IpAddr::V4(NODE),
+        subnet: Prefix::new(IpAddr::V4(NODE), 16).expect("a valid length"),
+        ipip_tunnel_addr: None,
+        vxlan_tunnel_addr: None,
+        vtep_mac: VTEP,
+        peers: (0..PEERS).map(peer).collect(),
+        endpoints: endpoints().map(endpoint).collect(),
+        pools: Vec::new(),
+        routes,
+        settings: Settings { vxlan_port: 4789, vxlan_vni: 4096, vxlan_mtu: None, ipip_mtu: None, mtu: None },
+        warnings: Vec::new(),
+    };
+    let environment = Environment {
+        endpoint_ids: endpoints().map(Some).collect(),
+        endpoint_mtu: 1450,
+        underlay_mtu: 1500,
+        host_mtu: Some(1500),
+        outer_ttl: OuterTtl::default(),
+    };
+    Fib::compile(&plan, &environment).expect("a valid plan")
+}
