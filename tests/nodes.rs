@@ -232,6 +232,24 @@ fn an_underlay_that_fails_and_returns() {
     }
 }
 
+/// The interface may have been replaced too; its MTU is what can be changed with the cable in place.
+#[test]
+fn an_underlay_with_another_mtu() {
+    let mut lab = start(LabSpec::new(Mode::Vxlan), &[]);
+    for node in &lab.nodes {
+        node.netns.netlink().unwrap().set_link("eth0", &[LinkChange::Mtu(1400)]).unwrap();
+    }
+    for pod in lab.nodes.iter().flat_map(|node| &node.pods) {
+        until("the pods' MTU", || {
+            pod.netns.netlink().unwrap().link("eth0").is_ok_and(|link| link.mtu == 1350)
+        });
+    }
+    let [a, b] = &lab.nodes;
+    reaches_once(&a.pods[0], &b.pods[0], 2);
+    moves_tcp(&a.pods[0], &b.pods[0], MEGABYTE);
+    lab.stop().unwrap_or_else(|error| panic!("{error}"));
+}
+
 /// `--host-interface none`: no way out, and the pod is told so.
 #[test]
 fn without_a_host_interface_no_route_means_net_unreachable() {
