@@ -144,10 +144,29 @@ fn churn(lab: &mut Lab) {
             reaches(&other.netns, newest.address, "a pod that was just added");
         }
     }
+    // The resources change in other ways too: 400 blocks of node-b come and go.
+    let blocks: String = (0..400).map(block_of_node_b).collect();
+    lab.resources.write("blocks.yaml", &blocks).unwrap();
     for round in 0..20 {
         let gone = lab.remove_pod(round % 2, 2).unwrap();
         until("the TAP of a removed pod goes", || gone.netns.netlink().unwrap().link("eth0").is_err());
     }
+}
+
+fn block_of_node_b(number: usize) -> String {
+    let (third, fourth) = (128 + number / 4, number % 4 * 64);
+    format!(
+        "---
+apiVersion: projectcalico.org/v3
+kind: BlockAffinity
+metadata:
+  name: node-b-{number}
+spec:
+  cidr: 10.65.{third}.{fourth}/26
+  node: node-b
+  state: confirmed
+"
+    )
 }
 
 #[test]

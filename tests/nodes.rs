@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use lab::{
     ECHO_REPLY, ECHO_REQUEST, Packet, REDIRECT, UNREACHABLE, echoes_every_udp_size, ip, moves_tcp, packets,
-    reaches, reaches_once, start, sysctl,
+    reaches, reaches_once, start, sysctl, until,
 };
 use margay::rib::Attach;
-use margay::testbed::{Capture, Frame, Lab, LabSpec, Mode, Ping, Topology, ping};
+use margay::sys::netlink::LinkChange;
+use margay::testbed::{Capture, Frame, Lab, LabSpec, Mode, Ping, Pod, Topology, ping};
 
 const MEGABYTE: u64 = 1_000_000;
 
@@ -208,6 +209,45 @@ fn no_encapsulation_with_pods_on_veths() {
 #[test]
 fn an_underlay_of_jumbo_frames() {
     everything(LabSpec { underlay_mtu: 9000, ..LabSpec::new(Mode::Vxlan) }, Wears::Vxlan);
+}
+
+/// O4 of the standards: traffic flows again when the underlay is back, whatever the mode.
+#[test]
+fn an_underlay_that_fails_and_returns() {
+    for mode in [Mode::Ipip, Mode::Vxlan, Mode::None] {
+        let mut lab = start(LabSpec::new(mode), &[]);
+        for node in 0..2 {
+            let mut netlink = lab.nodes[node].netns.netlink().unwrap();
+            netlink.set_link("eth0", &[LinkChange::Down]).unwrap();
+            let [a, b] = &lab.nodes;
+            let brief = Ping { count: 2, patience: Duration::from_millis(100), ..Ping::default() };
+            assert_eq!(ping(&a.pods[0].netns, b.pods[0].address, brief).unwrap().lost(), 2, "{mode:?}");
+            netlink.set_link("eth0", &[LinkChange::Up]).unwrap();
+            let heard =
+                |from: &Pod, to: &Pod| ping(&from.netns, to.address, brief).is_ok_and(|r| r.lost() == 0);
+            until("pods reach each other again", || heard(&a.pods[0], &b.pods[0]));
+            reaches(&b.pods[1].netns, a.pods[1].address, "and the other way");
+        }
+        lab.stop().unwrap_or_else(|error| panic!("{error}"));
+    }
+}
+
+/// The interface may have been replaced too; its MTU is what can be changed with the cable in place.
+#[test]
+fn an_underlay_with_another_mtu() {
+    let mut lab = start(LabSpec::new(Mode::Vxlan), &[]);
+    for node in &lab.nodes {
+        node.netns.netlink().unwrap().set_link("eth0", &[LinkChange::Mtu(1400)]).unwrap();
+    }
+    for pod in lab.nodes.iter().flat_map(|node| &node.pods) {
+        until("the pods' MTU", || {
+            pod.netns.netlink().unwrap().link("eth0").is_ok_and(|link| link.mtu == 1350)
+        });
+    }
+    let [a, b] = &lab.nodes;
+    reaches_once(&a.pods[0], &b.pods[0], 2);
+    moves_tcp(&a.pods[0], &b.pods[0], MEGABYTE);
+    lab.stop().unwrap_or_else(|error| panic!("{error}"));
 }
 
 /// `--host-interface none`: no way out, and the pod is told so.

@@ -1,5 +1,6 @@
 //! Attaching endpoints: a TAP in the workload's namespace, or the host end of a veth.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -197,13 +198,13 @@ impl Attached {
         workers.detach(PortId::Endpoint(self.id));
     }
 
-    /// Whether the workload's namespace is no longer where it was.
-    pub(super) fn is_orphan(&self) -> bool {
+    /// Whether the workload's namespace is no longer where it was, or the host end not among `links`.
+    pub(super) fn is_orphan(&self, links: &BTreeSet<u32>) -> bool {
         match &self.kind {
             Kind::Tap { path, namespace } => {
                 !Netns::open(path).and_then(|netns| netns.id()).is_ok_and(|found| found == *namespace)
             }
-            Kind::Veth(_) => false,
+            Kind::Veth(link) => !links.contains(&link.index.0),
         }
     }
 

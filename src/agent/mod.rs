@@ -185,7 +185,7 @@ impl Agent {
                         return Err(AgentError::WorkerEnded);
                     }
                     self.release_orphans();
-                    if !self.failed.is_empty() {
+                    if !self.failed.is_empty() || self.underlay_changed() {
                         self.settle();
                     }
                 }
@@ -346,11 +346,20 @@ impl Agent {
         }
     }
 
+    /// The node's address has moved to another interface, or its interface has another index or MTU. Without
+    /// one there is nothing to do but wait.
+    fn underlay_changed(&self) -> bool {
+        needs(&self.plan).is_ok_and(|needs| needs != *self.underlay.needs())
+    }
+
     /// Endpoints whose workload has ended, or been replaced, while the resource stays.
     fn release_orphans(&mut self) {
-        let orphans = self.endpoints.iter().filter(|(_, attached)| attached.is_orphan());
+        // A list that cannot be had tells nothing.
+        let Ok(links) = Netlink::open().and_then(|mut netlink| netlink.links()) else { return };
+        let links: BTreeSet<u32> = links.iter().map(|link| link.index.0).collect();
+        let orphans = self.endpoints.iter().filter(|(_, attached)| attached.is_orphan(&links));
         let names: Vec<String> = orphans.map(|(name, _)| name.clone()).collect();
-        names.iter().for_each(|name| self.release(name, "its network namespace is gone"));
+        names.iter().for_each(|name| self.release(name, "its network namespace or interface is gone"));
     }
 
     /// Detaches an endpoint that the plan still has; it will be tried again.

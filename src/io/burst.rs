@@ -78,8 +78,10 @@ impl Burst {
             Err(error) => match error.kind() {
                 io::ErrorKind::WouldBlock => Ok(Rx::Drained),
                 io::ErrorKind::Interrupted => Ok(Rx::More),
-                // What ICMP said of packets sent earlier: nothing is wrong with the socket.
-                io::ErrorKind::ConnectionRefused
+                // What ICMP said of packets sent earlier, or that a packet socket's interface was set down,
+                // which may come up again: nothing is wrong with the socket.
+                io::ErrorKind::NetworkDown
+                | io::ErrorKind::ConnectionRefused
                 | io::ErrorKind::HostUnreachable
                 | io::ErrorKind::NetworkUnreachable => Ok(Rx::More),
                 _ => Err(error),
