@@ -59,14 +59,14 @@ fn the_demo_runs_without_root() {
 fn ctrl_c_ends_it_at_once_and_nothing_is_left() {
     let dir = tempfile::tempdir().unwrap();
     let mut demo = Command::new(MARGAY)
-        .args(["demo", "--mode", "vxlan", "--seconds", "600"])
+        .args(["demo", "--mode", "vxlan", "--seconds", "60"])
         .env("TMPDIR", dir.path())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
     let lines = BufReader::new(demo.stdout.take().unwrap()).lines();
-    // From here on it measures for ten minutes, if nobody asks it to end.
+    // From here on it measures for a minute, if nobody asks it to end.
     assert!(lines.map_while(Result::ok).any(|line| line.contains("pod-a2 > pod-a1")));
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "the files of the lab");
     let daemons = processes_naming(dir.path().to_str().unwrap());

@@ -214,10 +214,13 @@ impl Engine {
         action: Action,
     ) -> Result<Verdict, DropReason> {
         match action {
+            // RFC 2003 3.1: also where the way ends.
+            Action::Host if packet.ttl == 0 => Err(DropReason::TtlZero),
+            // The end of the way: no MTU lies behind it.
             Action::Host if tables.fib.is_local(packet.dst) => {
                 let nested = refuse_tunnels(tables.fib, &Ipv4::parse(pool.bytes(frame))?);
                 nested.map_err(|_| DropReason::TunnelNested)?;
-                self.forward(tables, pool, frame, packet, action)
+                Ok(Verdict::Host)
             }
             // The gateway's address is this link's: nobody but a workload may ask for it (RFC 3927 7).
             Action::Host if packet.dst == GATEWAY_ADDRESS => Err(DropReason::DestinationMartian),

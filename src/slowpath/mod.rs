@@ -9,6 +9,7 @@ pub mod icmp;
 pub mod limit;
 pub mod parked;
 
+use std::net::Ipv4Addr;
 use std::time::Instant;
 
 use crate::buf::{Frame, Offload, Pool};
@@ -23,6 +24,9 @@ use crate::wire::transport::Transport;
 use icmp::Error;
 use limit::Limiter;
 use parked::Parked;
+
+/// The IPv4 dummy address (RFC 7600 3).
+const DUMMY_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
 
 /// What the slow path made of a punted frame.
 #[derive(Debug)]
@@ -101,16 +105,25 @@ impl SlowPath {
         made.push(match original.and_then(|original| icmp::may_be_sent_about(&original)) {
             Err(reason) => Made::Nothing(reason),
             Ok(()) if !self.limiter.allows(origin, now) => Made::Nothing(DropReason::IcmpRateLimited),
-            Ok(()) => write_error(tables.fib, error, pool, &frame),
+            Ok(()) => write_error(source(tables.fib, origin), error, pool, &frame),
         });
         pool.put(frame);
     }
 }
 
-fn write_error(fib: &Fib, error: Error, pool: &mut Pool, about: &Frame) -> Made {
+/// The address that an error comes from. This node's kernel takes nothing from an address of its own, so to it
+/// margay speaks as a router without one (RFC 7600).
+fn source(fib: &Fib, origin: Origin) -> Ipv4Addr {
+    match origin {
+        Origin::Host => DUMMY_ADDRESS,
+        _ => fib.node().icmp_source,
+    }
+}
+
+fn write_error(source: Ipv4Addr, error: Error, pool: &mut Pool, about: &Frame) -> Made {
     let Some(mut frame) = pool.take() else { return Made::Nothing(DropReason::NoBuffer) };
     let mut packet = [0; icmp::MAX_LEN];
-    let len = icmp::write(&mut packet, error, fib.node().icmp_source, pool.bytes(about));
+    let len = icmp::write(&mut packet, error, source, pool.bytes(about));
     pool.room(&frame)[..len].copy_from_slice(&packet[..len]);
     pool.filled(&mut frame, len);
     Made::Packet(frame)

@@ -256,3 +256,13 @@ fn the_gateway_answers_pings_and_offers_nothing_else() {
     wrong.payload[2] ^= 1;
     silent(ALPHA.into(), wrong.sent_by(ALPHA_MAC), DropReason::DestinationMartian);
 }
+
+/// T8, T9 (RFC 7600): a kernel takes nothing from an address of its own, so to this node's margay speaks from none.
+#[test]
+fn t9_to_the_nodes_kernel_errors_come_from_the_dummy_address() {
+    let exchange = Bed::new().one(PortId::Host, Ip::udp(TUNNEL_A, UNASSIGNED, 3).plain());
+    let [(PortId::Host, frame)] = &exchange.out[..] else { panic!("{exchange:?}") };
+    let error = Ip::read(&frame.bytes);
+    assert_eq!((error.src, error.dst), (std::net::Ipv4Addr::new(192, 0, 0, 8), TUNNEL_A));
+    assert_eq!(error.payload[..2], [3, 0]);
+}

@@ -184,3 +184,12 @@ fn m3_what_cannot_be_split_is_dropped_with_a_reason() {
     assert_eq!(exchange.out, []);
     assert_eq!(exchange.tally.dropped[DropReason::TooBigUnsplittable.index()], 1);
 }
+
+/// What is for the node itself has arrived: the MTU of the interface to its kernel stands in nobody's way.
+#[test]
+fn m1_what_is_for_the_node_itself_is_not_measured() {
+    let large = Ip::udp(B_IPIP, NODE, 1452);
+    let exchange = bed().one(PortId::Ipip, large.in_ipip(PEER_B, NODE));
+    let [(PortId::Host, frame)] = &exchange.out[..] else { panic!("{exchange:?}") };
+    assert_eq!(frame.bytes, large.bytes());
+}
