@@ -13,6 +13,9 @@ pub struct Filter {
 
 // Opcodes, linux/bpf_common.h.
 const LD_W_ABS: u16 = 0x20;
+const LD_H_IND: u16 = 0x48;
+const LD_B_IND: u16 = 0x50;
+const LDX_B_MSH: u16 = 0xb1;
 const ALU_AND_K: u16 = 0x54;
 const ALU_XOR_X: u16 = 0xac;
 const ALU_MUL_K: u16 = 0x24;
@@ -61,6 +64,26 @@ impl Filter {
                 instruction(JEQ_K, 0, 1, index as u32),
                 instruction(RET_K, 0, 0, KEEP),
                 instruction(RET_K, 0, 0, DROP),
+            ],
+        }
+    }
+
+    /// For a raw ICMP socket, which is given all that arrives in its namespace: echo replies of one `id`, and
+    /// errors. What others ask and are answered does not fill the socket's buffer.
+    pub fn echo_replies(id: u16) -> Self {
+        const ECHO_REPLY: u32 = 0;
+        const ECHO_REQUEST: u32 = 8;
+        Filter {
+            code: vec![
+                // X is the length of the IP header.
+                instruction(LDX_B_MSH, 0, 0, 0),
+                instruction(LD_B_IND, 0, 0, 0),
+                instruction(JEQ_K, 3, 0, ECHO_REQUEST),
+                instruction(JEQ_K, 0, 3, ECHO_REPLY),
+                instruction(LD_H_IND, 0, 0, 4),
+                instruction(JEQ_K, 1, 0, u32::from(id)),
+                instruction(RET_K, 0, 0, DROP),
+                instruction(RET_K, 0, 0, KEEP),
             ],
         }
     }

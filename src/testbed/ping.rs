@@ -11,6 +11,7 @@ use etherparse::{IcmpEchoHeader, Icmpv4Header, Icmpv4Slice, Icmpv4Type, Ipv4Head
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::BedError;
+use crate::sys::filter::Filter;
 use crate::sys::netns::Netns;
 
 /// What to send.
@@ -82,6 +83,7 @@ pub fn ping(from: &Netns, to: IpAddr, ping: Ping) -> Result<PingReport, BedError
     let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
     let open = || Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4));
     let socket = from.run(open)?.map_err(BedError::io("open a raw ICMP socket (CAP_NET_RAW)"))?;
+    Filter::echo_replies(id).attach(&socket).map_err(BedError::io("filter a raw ICMP socket"))?;
     let payload: Vec<u8> = (0..ping.size).map(|n| n as u8).collect();
     let mut report = PingReport::default();
     for seq in 0..ping.count {
