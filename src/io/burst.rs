@@ -60,6 +60,7 @@ impl Burst {
             let Some(frame) = pool.take() else { break };
             self.waiting.push(frame);
         }
+        let asked = self.waiting.len();
         let received = self.batch.receive(socket, pool.rooms(&self.waiting));
         let taken = *received.as_ref().unwrap_or(&0);
         for (index, mut frame) in self.waiting.drain(..).enumerate() {
@@ -73,7 +74,8 @@ impl Burst {
             frames.push(frame);
         }
         match received {
-            Ok(BATCH) => Ok(Rx::More),
+            // As many as there were slots for: the socket may have more.
+            Ok(taken) if taken == asked => Ok(Rx::More),
             Ok(_) => Ok(Rx::Drained),
             Err(error) => match error.kind() {
                 io::ErrorKind::WouldBlock => Ok(Rx::Drained),

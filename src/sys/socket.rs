@@ -3,7 +3,7 @@
 use std::io;
 use std::mem;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::AsRawFd;
 
 use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 
@@ -145,9 +145,4 @@ fn set_option(socket: &Socket, level: i32, name: i32, value: i32) -> io::Result<
         )
     };
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-}
-
-/// The error that is pending on a socket, taken off it.
-pub fn take_error(socket: BorrowedFd<'_>) -> Option<io::Error> {
-    socket2::SockRef::from(&socket).take_error().ok().flatten()
 }
