@@ -48,7 +48,8 @@ pub fn encode(offload: Offload, l2: u16, ip: &[u8]) -> [u8; LEN] {
     let (mut flags, mut gso) = (0, GSO_NONE);
     if let Some(partial) = offload.checksum {
         flags = NEEDS_CSUM;
-        set(6, partial.start + l2);
+        // Past 64 KiB it lies outside of every packet: the kernel refuses such a frame.
+        set(6, partial.start.saturating_add(l2));
         set(8, partial.field);
     }
     if let Some(segments) = offload.segments {
@@ -87,6 +88,13 @@ mod tests {
         assert_eq!(decode(&header, 14), offload);
         assert_eq!(decode(&[0; LEN], 14), Offload::default());
         assert_eq!(encode(Offload::default(), 14, &[]), [0; LEN]);
+    }
+
+    #[test]
+    fn a_start_at_the_end_of_the_longest_packet_does_not_wrap_around() {
+        let checksum = Some(PartialChecksum { start: 65533, field: 0 });
+        let header = encode(Offload { checksum, segments: None }, 14, &[]);
+        assert_eq!(header[6..8], u16::MAX.to_ne_bytes());
     }
 
     #[test]
