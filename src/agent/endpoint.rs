@@ -134,7 +134,8 @@ fn make_tap(plan: &EndpointPlan, mtu: u16, queues: u16) -> Result<(Interface, Ma
     }
     // Where the kernel has no IPv6, there is no link-local address to do without.
     unless_unsupported(netlink.set_link(name, &[LinkChange::NoLinkLocal]))?;
-    for address in &plan.addresses {
+    // An address of the other family would be one that nothing is routed to.
+    for address in plan.addresses.iter().filter(|address| address.is_ipv4()) {
         netlink.add_address(link.index, Prefix::from(*address))?;
     }
     let mac = netlink.link(name)?.mac.unwrap_or(MacAddr([0; 6]));
