@@ -5,13 +5,9 @@ use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 
 use super::offload::{MAX_HEAD, Outer, SuperFrame};
-use super::{Rx, TxReport};
+use super::{PATIENCE, Rx, TxReport};
 use crate::buf::{Frame, Pool, Segments};
 use crate::sys::mmsg::{self, BATCH, Batch, Message, Received};
-
-/// How long a full socket may hold a worker up, in milliseconds: it reads nothing meanwhile, so what would
-/// follow waits in the endpoints' queues.
-const PATIENCE: i32 = 2;
 
 /// The memory that batches on one socket need, allocated once.
 #[derive(Debug)]

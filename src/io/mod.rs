@@ -21,6 +21,10 @@ pub mod vnet;
 /// Frames that a port receives or sends in one go.
 pub const BATCH: usize = crate::sys::mmsg::BATCH;
 
+/// How long a full interface or socket may hold a worker up, in milliseconds: it reads nothing meanwhile, so what
+/// would follow waits in the endpoints' queues.
+const PATIENCE: i32 = 2;
+
 /// What a port that was read has left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rx {

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::Arc;
 
 use super::offload::{MAX_HEAD, Outer, SuperFrame, complete_checksum};
-use super::{BATCH, Port, Rx, TxReport, vnet};
+use super::{BATCH, PATIENCE, Port, Rx, TxReport, vnet};
 use crate::buf::{Frame, Pool};
 use crate::sys::mmsg;
 use crate::sys::tun::Layer;
@@ -25,10 +25,6 @@ enum Header {
     Vnet,
     Plain,
 }
-
-/// How long a full interface may hold a worker up, in milliseconds: it reads nothing meanwhile, so the
-/// frames wait where they are.
-const PATIENCE: i32 = 2;
 
 impl TapPort {
     /// A port over a queue that [`tun::open`](crate::sys::tun::open) made.
