@@ -110,7 +110,7 @@ fn attach_tap(
         format!("TAP {}, {}, {} queue(s)", plan.interface, interface.offloads.name(), interface.queues.len());
     let queues: Vec<_> = interface.queues.into_iter().map(Arc::new).collect();
     for index in 0..workers.count() {
-        // Worker `first` and those after it receive a queue each; everyone sends by some queue.
+        // The id's own worker and those after it receive a queue each; everyone sends by some queue.
         let position = (index + workers.count() - id.0 as usize % workers.count()) % workers.count();
         let file = Arc::clone(&queues[position % queues.len()]);
         let port = TapPort::new(file, Layer::Tap, has_header);

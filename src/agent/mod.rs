@@ -185,8 +185,10 @@ impl Agent {
                         return Err(AgentError::WorkerEnded);
                     }
                     self.release_orphans();
-                    if !self.failed.is_empty() || self.underlay_changed() {
+                    if self.underlay_changed() {
                         self.settle();
+                    } else if !self.failed.is_empty() {
+                        self.retry();
                     }
                 }
             }
@@ -248,6 +250,26 @@ impl Agent {
         self.set_mtu(endpoint_mtu);
         let new = self.attach_new();
         self.publish(&needs, endpoint_mtu)?;
+        self.raise(new);
+        Ok(())
+    }
+
+    /// Tries the endpoints again that could not be attached. Without success nothing is compiled: a namespace
+    /// that never comes must not cost a FIB a second.
+    fn retry(&mut self) {
+        let new = self.attach_new();
+        if new.is_empty() {
+            return;
+        }
+        let needs = self.underlay.needs().clone();
+        match self.publish(&needs, self.endpoint_mtu) {
+            Ok(()) => self.raise(new),
+            Err(error) => tracing::error!(%error, "the FIB could not be published"),
+        }
+    }
+
+    /// Lets workloads send whose routes are published.
+    fn raise(&mut self, new: Vec<String>) {
         for name in new {
             let Some(attached) = self.endpoints.get(&name) else { continue };
             match attached.raise() {
@@ -259,7 +281,6 @@ impl Agent {
                 Err(error) => self.release(&name, &error.to_string()),
             }
         }
-        Ok(())
     }
 
     /// Endpoints that the plan no longer has, or has otherwise: first their routes go, then they do.
