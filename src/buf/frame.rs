@@ -4,7 +4,8 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use crate::wire::ecn::Ecn;
 
-/// A frame, packet or datagram in a slot of the [`Pool`](super::Pool) that made it.
+/// A frame, packet or datagram in a slot of the [`Pool`](super::Pool) that made it, alone or as one of the parts
+/// that [`Pool::divide`](super::Pool::divide) made of a slot.
 #[derive(Debug)]
 #[must_use = "a frame that is not put back takes its slot with it"]
 pub struct Frame {
@@ -12,6 +13,8 @@ pub struct Frame {
     pub(super) slot: u32,
     pub(super) start: u32,
     pub(super) end: u32,
+    /// Where its part of the slot begins: headers are put in front no farther than this.
+    pub(super) floor: u32,
     /// What the sender left to the hardware, or to us.
     pub offload: Offload,
     /// Received from a tunnel: outer source. To be sent into one: outer destination.
@@ -29,6 +32,7 @@ impl Frame {
             slot,
             start,
             end: start,
+            floor: 0,
             offload: Offload::default(),
             peer: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             ecn: Ecn::NotEct,

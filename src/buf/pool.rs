@@ -40,6 +40,8 @@ pub struct Pool {
     stride: usize,
     memory: Box<[u8]>,
     free: Vec<u32>,
+    /// How many frames have a part of each slot, beside the first.
+    shares: Box<[u16]>,
     slots: usize,
 }
 
@@ -54,6 +56,7 @@ impl Pool {
             memory: vec![0; count * size.stride()].into_boxed_slice(),
             // Taken from the end: the lowest slots are used most, and stay in the cache.
             free: (0..count as u32).rev().collect(),
+            shares: vec![0; count].into_boxed_slice(),
             slots: count,
         }
     }
@@ -65,13 +68,42 @@ impl Pool {
         Some(Frame::new(self.id, slot, HEADROOM as u32))
     }
 
-    /// Returns a frame's slot.
+    /// Returns a frame's slot, or its part of one.
     #[inline(always)]
     pub fn put(&mut self, frame: Frame) {
         // A foreign slot in the free list would make two frames of one slot: `rooms` relies on this.
         assert_eq!(frame.pool, self.id, "a frame goes back to the pool that made it");
-        debug_assert!(self.free.len() < self.slots);
-        self.free.push(frame.slot);
+        match &mut self.shares[frame.slot as usize] {
+            0 => {
+                debug_assert!(self.free.len() < self.slots);
+                self.free.push(frame.slot);
+            }
+            others => *others -= 1,
+        }
+    }
+
+    /// Cuts a frame into parts of `size` bytes, the last one perhaps shorter: frames of their own, in one slot.
+    /// Each part's bytes are its own to change, and its headroom is what is stripped from it.
+    ///
+    /// # Panics
+    /// When `size` is 0.
+    pub fn divide(&mut self, mut frame: Frame, size: u16, parts: &mut Vec<Frame>) {
+        assert!(size > 0, "parts have bytes");
+        while frame.len() > usize::from(size) {
+            let end = frame.start + u32::from(size);
+            let part =
+                Frame { end, offload: frame.offload, ..Frame::new(frame.pool, frame.slot, frame.start) };
+            parts.push(Frame {
+                peer: frame.peer,
+                ecn: frame.ecn,
+                flow: frame.flow,
+                floor: frame.floor,
+                ..part
+            });
+            self.shares[frame.slot as usize] += 1;
+            (frame.start, frame.floor) = (end, end);
+        }
+        parts.push(frame);
     }
 
     /// Slots not in use.
@@ -119,15 +151,20 @@ impl Pool {
     /// Says that receive filled the first `len` bytes after the headroom.
     #[inline]
     pub fn filled(&self, frame: &mut Frame, len: usize) {
+        debug_assert_eq!(frame.floor, 0, "a part of a slot is not filled");
         frame.start = HEADROOM as u32;
         frame.end = (HEADROOM + len.min(self.stride - HEADROOM)) as u32;
     }
 
     /// Puts `N` bytes in front of the frame and returns them to be written; `None` if the headroom is
-    /// used up, which a frame from receive cannot reach by the headers that forwarding adds.
+    /// used up, which a frame from receive cannot reach by the headers that forwarding adds. (A part of a slot
+    /// comes out of a tunnel: what is put in front is never more than what was stripped.)
     #[inline(always)]
     pub fn prepend<const N: usize>(&mut self, frame: &mut Frame) -> Option<&mut [u8; N]> {
         let start = (frame.start as usize).checked_sub(N)?;
+        if start < frame.floor as usize {
+            return None;
+        }
         frame.start = start as u32;
         let base = self.base(frame);
         self.memory[base + start..].first_chunk_mut()
@@ -136,15 +173,18 @@ impl Pool {
     /// The rooms of several frames at once, for one system call that fills them all.
     ///
     /// # Panics
-    /// If a frame is of another pool.
+    /// If a frame is of another pool, or a part of a slot.
     pub fn rooms<'a>(&'a mut self, frames: &'a [Frame]) -> impl Iterator<Item = IoSliceMut<'a>> {
         let (id, stride) = (self.id, self.stride);
         let memory = self.memory.as_mut_ptr();
+        let shares = &self.shares;
         frames.iter().map(move |frame| {
             assert_eq!(frame.pool, id, "a frame is received into the pool that made it");
-            // SAFETY: `slot < count` for every frame that this pool made (`take` is the only source of
-            // frames, and a frame cannot be cloned), so the range lies within `memory`. No two live
-            // frames have the same slot, so the slices are disjoint. `self` is borrowed for 'a.
+            assert_eq!(shares[frame.slot as usize], 0, "a slot is filled for one frame");
+            // SAFETY: `slot < count` for every frame that this pool made (`take` and `divide` are the only
+            // sources of frames, and a frame cannot be cloned), so the range lies within `memory`. No two
+            // live frames have the same slot unless it is shared, so the slices are disjoint. `self` is
+            // borrowed for 'a.
             let room = unsafe {
                 let room = memory.add(frame.slot as usize * stride + HEADROOM);
                 std::slice::from_raw_parts_mut(room, stride - HEADROOM)
@@ -203,6 +243,33 @@ mod tests {
         assert!(pool.prepend::<HEADROOM>(&mut frame).is_some());
         assert!(pool.prepend::<1>(&mut frame).is_none());
         pool.put(frame);
+    }
+
+    #[test]
+    fn parts_share_a_slot_until_the_last_is_returned() {
+        let mut pool = Pool::new(1, SlotSize::Frame);
+        let mut frame = pool.take().unwrap();
+        pool.room(&frame)[..10].copy_from_slice(b"aaaabbbbcc");
+        pool.filled(&mut frame, 10);
+        frame.flow = 7;
+        let mut parts = Vec::new();
+        pool.divide(frame, 4, &mut parts);
+        assert_eq!(
+            parts.iter().map(|part| pool.bytes(part)).collect::<Vec<_>>(),
+            [&b"aaaa"[..], b"bbbb", b"cc"]
+        );
+        assert!(parts.iter().all(|part| part.flow == 7));
+        let second = &mut parts[1];
+        second.strip(2);
+        assert!(pool.prepend::<3>(second).is_none(), "that would be of the first part");
+        *pool.prepend::<2>(second).unwrap() = *b"BB";
+        assert_eq!(pool.bytes(&parts[0]), b"aaaa");
+        assert_eq!(pool.bytes(&parts[1]), b"BBbb");
+        for part in parts {
+            assert_eq!(pool.available(), 0);
+            pool.put(part);
+        }
+        assert_eq!(pool.available(), 1);
     }
 
     #[test]

@@ -1,8 +1,8 @@
-//! A worker's ports: each with the frames that wait to be sent by it in this turn.
+//! A worker's ports, and the frames that wait to be sent by them in this turn.
 
 use crate::buf::{Frame, Pool};
 use crate::fib::EndpointId;
-use crate::io::{BATCH, Port, TxReport};
+use crate::io::{FRAMES, Port, TxReport};
 use crate::verdict::Sent;
 
 /// Which port.
@@ -55,7 +55,8 @@ pub(super) struct Slot {
     pub(super) port: Box<dyn Port>,
     /// This worker receives from it.
     pub(super) receives: bool,
-    queue: Vec<Frame>,
+    /// First and last of its frames in `queued`.
+    queue: Option<(u16, u16)>,
     /// How many in the queue are ARP replies.
     replies: u64,
 }
@@ -66,6 +67,10 @@ pub(super) struct Ports {
     slots: Vec<Option<Slot>>,
     /// Places whose queues hold frames.
     dirty: Vec<usize>,
+    /// The frames of all queues, and for each the next one of its queue: a queue costs a port nothing.
+    queued: Vec<(Option<Frame>, u16)>,
+    /// A queue on its way out.
+    batch: Vec<Frame>,
 }
 
 impl std::fmt::Debug for Ports {
@@ -80,7 +85,9 @@ impl Ports {
         if self.slots.len() <= index {
             self.slots.resize_with(index + 1, || None);
         }
-        self.slots[index] = Some(Slot { id, port, receives, queue: Vec::with_capacity(BATCH), replies: 0 });
+        self.slots[index] = Some(Slot { id, port, receives, queue: None, replies: 0 });
+        self.queued.reserve(FRAMES);
+        self.batch.reserve(FRAMES);
     }
 
     pub(super) fn remove(&mut self, id: PortId) -> Option<Slot> {
@@ -91,19 +98,27 @@ impl Ports {
         self.slots.get_mut(index)?.as_mut()
     }
 
-    /// Queues a frame; gives it back when there is no such port, or when its queue must be flushed first.
+    /// Queues a frame; gives it back when there is no such port, or when all must be flushed first.
     #[inline(always)]
     pub(super) fn queue(&mut self, id: PortId, frame: Frame, is_reply: bool) -> Result<(), Refused> {
         let index = id.index();
         let Some(Some(slot)) = self.slots.get_mut(index) else { return Err(Refused::Absent(frame)) };
-        if slot.queue.len() == BATCH {
+        if self.queued.len() == FRAMES {
             return Err(Refused::Full(frame));
         }
-        if slot.queue.is_empty() {
-            self.dirty.push(index);
-        }
+        let place = self.queued.len() as u16;
+        slot.queue = match slot.queue {
+            None => {
+                self.dirty.push(index);
+                Some((place, place))
+            }
+            Some((first, last)) => {
+                self.queued[usize::from(last)].1 = place;
+                Some((first, place))
+            }
+        };
         slot.replies += u64::from(is_reply);
-        slot.queue.push(frame);
+        self.queued.push((Some(frame), NONE));
         Ok(())
     }
 
@@ -113,12 +128,22 @@ impl Ports {
     pub(super) fn flush(&mut self, pool: &mut Pool, mut tell: impl FnMut(PortId, Sent, u64, TxReport)) {
         for index in self.dirty.drain(..) {
             let Some(Some(slot)) = self.slots.get_mut(index) else { continue };
-            let report = slot.port.tx(pool, &mut slot.queue);
+            let mut next = slot.queue.take().map_or(NONE, |(first, _)| first);
+            while let Some((frame, after)) = self.queued.get_mut(usize::from(next)) {
+                self.batch.extend(frame.take());
+                next = *after;
+            }
+            let report = slot.port.tx(pool, &mut self.batch);
             let replies = std::mem::take(&mut slot.replies).min(report.sent);
             tell(slot.id, slot.id.sent(), replies, report);
         }
+        self.queued.clear();
     }
 }
+
+/// After the last frame of a queue: no place.
+const NONE: u16 = u16::MAX;
+const _: () = assert!(FRAMES < NONE as usize);
 
 /// Why a frame was not queued.
 pub(super) enum Refused {

@@ -22,7 +22,7 @@ use super::ports::{PortId, Ports, Refused};
 use super::{Counters, Tally};
 use crate::buf::{Frame, Pool};
 use crate::fib::{EndpointId, Fib, Reader};
-use crate::io::{BATCH, Port, Rx, TxReport};
+use crate::io::{FRAMES, Port, Rx, TxReport};
 use crate::slowpath::{Made, Punted, SlowPath};
 use crate::verdict::{DropReason, Sent};
 
@@ -141,8 +141,8 @@ impl Worker {
             readiness: Events::with_capacity(256),
             waker,
             ready: Vec::with_capacity(256),
-            batch: Vec::with_capacity(BATCH),
-            made: Vec::with_capacity(BATCH),
+            batch: Vec::with_capacity(FRAMES),
+            made: Vec::with_capacity(FRAMES),
             tally: Tally::default(),
             now: Instant::now(),
             last_complaint: None,

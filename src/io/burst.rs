@@ -4,10 +4,15 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 
-use super::offload::{MAX_HEAD, Outer, SuperFrame};
-use super::{PATIENCE, Rx, TxReport};
+use super::offload::{Outer, SuperFrame};
+use super::{FRAMES, PATIENCE, Rx, TxReport};
 use crate::buf::{Frame, Pool, Segments};
-use crate::sys::mmsg::{self, BATCH, Batch, Message, Received};
+use crate::sys::mmsg::{self, BATCH, Batch, Envelope, Outbox, Received};
+
+/// Most datagrams that the kernel cuts from one message (`UDP_MAX_SEGMENTS` before Linux 6.9; since then 128).
+pub(super) const MAX_DATAGRAMS: usize = 64;
+/// Most bytes of such a message: what fits one IP packet, with a margin for the outer headers.
+pub(super) const MAX_MESSAGE: usize = 65_400;
 
 /// The memory that batches on one socket need, allocated once.
 #[derive(Debug)]
@@ -15,36 +20,26 @@ pub(super) struct Burst {
     batch: Batch,
     /// Slots that the next receive fills.
     waiting: Vec<Frame>,
-    /// Headers of a super-frame's segments.
-    heads: Box<[Head]>,
-}
-
-/// How frames leave by a socket.
-pub(super) struct Way<'a, A> {
-    /// The socket.
-    pub(super) socket: BorrowedFd<'a>,
-    /// What stands in front of a frame's IP packet.
-    pub(super) outer: Outer,
-    /// Where a frame goes to, and with which TOS.
-    pub(super) address: A,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Head {
-    bytes: [u8; MAX_HEAD],
-    len: usize,
+    /// How many messages are received in one go.
+    messages: usize,
+    fates: Vec<Fate>,
+    owners: Vec<Owner>,
 }
 
 impl Burst {
-    pub(super) fn new() -> Self {
+    /// For a socket of which `messages` are received in one go, at most [`BATCH`].
+    pub(super) fn new(messages: usize) -> Self {
         Burst {
             batch: Batch::default(),
-            waiting: Vec::with_capacity(BATCH),
-            heads: vec![Head { bytes: [0; MAX_HEAD], len: 0 }; BATCH].into_boxed_slice(),
+            waiting: Vec::with_capacity(messages),
+            messages,
+            fates: Vec::with_capacity(FRAMES),
+            owners: Vec::with_capacity(BATCH),
         }
     }
 
-    /// Appends to `frames` what `socket` has, after `look` took from each message what its port needs.
+    /// Appends to `frames` what `socket` has, after `look` took from each message what its port needs. A message
+    /// of several datagrams becomes a frame for each.
     pub(super) fn receive(
         &mut self,
         socket: BorrowedFd<'_>,
@@ -52,7 +47,7 @@ impl Burst {
         frames: &mut Vec<Frame>,
         look: impl Fn(&Pool, &mut Frame, Received),
     ) -> io::Result<Rx> {
-        while self.waiting.len() < BATCH {
+        while self.waiting.len() < self.messages {
             let Some(frame) = pool.take() else { break };
             self.waiting.push(frame);
         }
@@ -67,7 +62,14 @@ impl Burst {
             let message = self.batch.received(index);
             pool.filled(&mut frame, message.len);
             look(pool, &mut frame, message);
-            frames.push(frame);
+            match message.segment {
+                // More parts than a batch has room for would be the kernel's mistake: then they are no datagrams.
+                Some(size) => {
+                    let least = frame.len().div_ceil(FRAMES / self.messages) as u16;
+                    pool.divide(frame, size.max(least), frames);
+                }
+                None => frames.push(frame),
+            }
         }
         match received {
             // As many as there were slots for: the socket may have more.
@@ -87,100 +89,230 @@ impl Burst {
         }
     }
 
-    /// Sends the frames that `order` names, in that order.
-    pub(super) fn send(
-        &mut self,
-        way: Way<'_, impl Fn(&Frame) -> (Option<SocketAddr>, u8)>,
-        pool: &Pool,
-        frames: &[Frame],
-        order: &[u16],
-        report: &mut TxReport,
-    ) {
-        let frame = |index: u16| &frames[usize::from(index)];
-        let cut = |index: &u16| frame(*index).offload.segments;
-        for run in order.chunk_by(|a, b| cut(a).is_none() && cut(b).is_none()) {
-            match run.first().and_then(cut) {
-                Some(segments) => {
-                    let frame = frame(run[0]);
-                    let address = (way.address)(frame);
-                    self.cut(&way, address, pool.bytes(frame), segments, report);
-                }
-                None => {
-                    let message = |index: usize| {
-                        let frame = frame(run[index]);
-                        let (to, tos) = (way.address)(frame);
-                        Message { to, head: pool.bytes(frame), body: &[], tos }
-                    };
-                    send(&mut self.batch, way.socket, run.len(), message, report);
-                }
-            }
+    /// Begins to send by `socket`.
+    pub(super) fn sending<'b, 'a>(&'b mut self, socket: BorrowedFd<'b>) -> Sending<'b, 'a> {
+        self.fates.clear();
+        self.owners.clear();
+        Sending {
+            socket,
+            outbox: self.batch.outbox(),
+            fates: &mut self.fates,
+            owners: &mut self.owners,
+            patience: Patience::Fresh,
+            cannot_cut: false,
         }
     }
+}
 
-    fn cut<A>(
-        &mut self,
-        way: &Way<'_, A>,
-        (to, tos): (Option<SocketAddr>, u8),
-        bytes: &[u8],
-        segments: Segments,
-        report: &mut TxReport,
-    ) {
+/// What became of the frames of one run, or of one super-frame: the worst of what became of its messages.
+#[derive(Debug)]
+struct Fate {
+    frames: u64,
+    outcome: Outcome,
+}
+
+#[derive(Debug)]
+enum Outcome {
+    Sent,
+    Full,
+    Failed(io::Error),
+}
+
+/// What a message in the outbox belongs to.
+#[derive(Debug, Clone, Copy)]
+struct Owner {
+    /// Index of its fate.
+    fate: usize,
+    /// Slices of each datagram that the kernel is to cut from it; 0: it is one.
+    slices: usize,
+}
+
+/// How long the socket has kept us waiting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Patience {
+    Fresh,
+    Waited,
+    Lost,
+}
+
+/// A batch on its way through a socket: runs of frames, each of one message or more.
+#[derive(Debug)]
+pub(super) struct Sending<'b, 'a> {
+    socket: BorrowedFd<'b>,
+    outbox: Outbox<'b, 'a>,
+    fates: &'b mut Vec<Fate>,
+    owners: &'b mut Vec<Owner>,
+    patience: Patience,
+    cannot_cut: bool,
+}
+
+/// How frames leave by a socket.
+pub(super) struct Way {
+    /// What stands in front of a frame's IP packet.
+    pub(super) outer: Outer,
+    /// Most datagrams of one message: [`MAX_DATAGRAMS`] where the kernel cuts them (`UDP_SEGMENT`), else 1.
+    pub(super) datagrams: usize,
+}
+
+impl<'a> Sending<'_, 'a> {
+    /// Begins a run of so many frames: what becomes of its messages becomes of each of them.
+    pub(super) fn run(&mut self, frames: usize) {
+        self.fates.push(Fate { frames: frames as u64, outcome: Outcome::Sent });
+    }
+
+    /// Begins a message of the run, of so many slices and bytes of heads. `cut` says how many slices each
+    /// datagram has if the kernel is to cut it into several.
+    pub(super) fn message(&mut self, envelope: Envelope, slices: usize, heads: usize, cut: usize) {
+        if !self.outbox.has_room(slices, heads) {
+            self.flush();
+        }
+        self.outbox.begin(envelope);
+        self.owners.push(Owner { fate: self.fates.len() - 1, slices: cut });
+    }
+
+    /// Bytes of the message for the caller to write.
+    pub(super) fn head(&mut self, len: usize) -> &mut [u8] {
+        self.outbox.head(len)
+    }
+
+    /// Bytes of the message that stay where they are.
+    pub(super) fn body(&mut self, bytes: &'a [u8]) {
+        self.outbox.body(bytes);
+    }
+
+    /// A run of whole frames of one size, to one address.
+    pub(super) fn whole(&mut self, envelope: Envelope, frames: impl ExactSizeIterator<Item = &'a [u8]>) {
+        let count = frames.len();
+        self.run(count);
+        self.message(envelope, count, 0, usize::from(count > 1));
+        frames.for_each(|bytes| self.body(bytes));
+    }
+
+    /// A super-frame, cut: a head written here and a slice of the payload for each segment.
+    pub(super) fn cut(&mut self, envelope: Envelope, bytes: &'a [u8], segments: Segments, way: &Way) {
+        self.run(1);
         let Some(super_frame) = SuperFrame::parse(bytes, way.outer, segments) else {
-            report.failed += 1;
-            return;
+            return self.failed(self.fates.len() - 1, io::ErrorKind::InvalidData.into());
         };
-        let mut pieces = TxReport::default();
-        for start in (0..super_frame.count()).step_by(BATCH) {
-            let count = BATCH.min(super_frame.count() - start);
-            for (index, head) in self.heads[..count].iter_mut().enumerate() {
-                head.len = super_frame.write_head(start + index, &mut head.bytes);
-            }
-            let heads = &self.heads;
-            let message = |index: usize| {
-                let head = &heads[index];
-                Message { to, head: &head.bytes[..head.len], body: super_frame.payload(start + index), tos }
-            };
-            send(&mut self.batch, way.socket, count, message, &mut pieces);
-        }
-        report.add_whole(pieces);
-    }
-}
-
-/// Sends message 0 to `count` - 1. One that the kernel refuses does not keep the others back.
-fn send<'a>(
-    batch: &mut Batch,
-    socket: BorrowedFd<'_>,
-    count: usize,
-    message: impl Fn(usize) -> Message<'a>,
-    report: &mut TxReport,
-) {
-    let mut next = 0;
-    let mut waited = false;
-    while next < count {
-        let end = count.min(next + BATCH);
-        match batch.send(socket, (next..end).map(&message)) {
-            Ok(sent) => {
-                next += sent;
-                report.sent += sent as u64;
-                waited = false;
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if is_full(&error) && !waited => {
-                mmsg::wait_writable(socket, PATIENCE);
-                waited = true;
-            }
-            Err(error) if is_full(&error) => {
-                report.full += (count - next) as u64;
-                return;
-            }
-            Err(error) => {
-                next += 1;
-                report.refuse(error);
+        let (head, count) = (super_frame.head_len(), super_frame.count());
+        let size = head + usize::from(segments.size);
+        let most = way.datagrams.min(MAX_MESSAGE / size).max(1);
+        for start in (0..count).step_by(most) {
+            let datagrams = most.min(count - start);
+            let segment = (datagrams > 1).then_some(size as u16);
+            let slices = if datagrams > 1 { 2 } else { 0 };
+            self.message(Envelope { segment, ..envelope }, 2 * datagrams, head * datagrams, slices);
+            for index in start..start + datagrams {
+                super_frame.write_head(index, self.head(head));
+                self.body(super_frame.payload(index));
             }
         }
     }
+
+    /// Sends what is left, and counts what became of every frame. Says whether the kernel turned out not to cut
+    /// datagrams for this socket.
+    pub(super) fn finish(mut self, report: &mut TxReport) -> bool {
+        self.flush();
+        for fate in self.fates.drain(..) {
+            match fate.outcome {
+                Outcome::Sent => report.sent += fate.frames,
+                Outcome::Full => report.full += fate.frames,
+                Outcome::Failed(error) => {
+                    report.failed += fate.frames;
+                    report.error = Some(error);
+                }
+            }
+        }
+        self.cannot_cut
+    }
+
+    /// Empties the outbox. A message that the kernel refuses does not keep the others back.
+    fn flush(&mut self) {
+        let mut next = 0;
+        while next < self.outbox.len() {
+            let Owner { fate, slices } = self.owners[next];
+            match self.outbox.send(self.socket, next) {
+                Ok(sent) => {
+                    next += sent;
+                    self.patience = Patience::Fresh;
+                }
+                Err(error) if slices > 0 && is_uncut(&error) => {
+                    // A segment larger than the path's MTU is no reason not to let the kernel cut the next message.
+                    self.cannot_cut |= error.raw_os_error() != Some(libc::EMSGSIZE);
+                    self.apart(next);
+                    next += 1;
+                }
+                Err(error) => match self.bear(error) {
+                    Ok(()) if self.patience == Patience::Lost => {
+                        (next..self.outbox.len()).for_each(|index| self.full(self.owners[index].fate));
+                        break;
+                    }
+                    Ok(()) => {}
+                    Err(error) => {
+                        self.failed(fate, error);
+                        next += 1;
+                    }
+                },
+            }
+        }
+        self.outbox.clear();
+        self.owners.clear();
+    }
+
+    /// Sends each datagram of a message that the kernel will not cut: so small a path MTU leads to fragments.
+    #[cold]
+    fn apart(&mut self, index: usize) {
+        let Owner { fate, slices } = self.owners[index];
+        let mut next = 0;
+        loop {
+            match self.outbox.send_apart(self.socket, index, slices, next) {
+                Ok(0) => return,
+                Ok(sent) => next += sent,
+                Err(error) => match self.bear(error) {
+                    Ok(()) if self.patience == Patience::Lost => return self.full(fate),
+                    Ok(()) => {}
+                    Err(error) => return self.failed(fate, error),
+                },
+            }
+        }
+    }
+
+    /// Waits for a full socket, once; gives back an error that says something else.
+    fn bear(&mut self, error: io::Error) -> io::Result<()> {
+        if error.kind() == io::ErrorKind::Interrupted {
+            return Ok(());
+        }
+        if error.kind() != io::ErrorKind::WouldBlock && error.raw_os_error() != Some(libc::ENOBUFS) {
+            return Err(error);
+        }
+        self.patience = match self.patience {
+            Patience::Fresh => {
+                mmsg::wait_writable(self.socket, PATIENCE);
+                Patience::Waited
+            }
+            _ => Patience::Lost,
+        };
+        Ok(())
+    }
+
+    fn full(&mut self, fate: usize) {
+        if let outcome @ Outcome::Sent = &mut self.fates[fate].outcome {
+            *outcome = Outcome::Full;
+        }
+    }
+
+    fn failed(&mut self, fate: usize, error: io::Error) {
+        self.fates[fate].outcome = Outcome::Failed(error);
+    }
 }
 
-fn is_full(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::WouldBlock || error.raw_os_error() == Some(libc::ENOBUFS)
+/// What the kernel says when it cannot cut a message, while it would take each datagram by itself: the device or
+/// the socket's route cannot have it (EIO, EINVAL, EOPNOTSUPP), or the path MTU is smaller than a segment.
+fn is_uncut(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EIO | libc::EINVAL | libc::EOPNOTSUPP | libc::EMSGSIZE))
+}
+
+/// The destination of a frame for a socket that speaks IP: its peer, at `port` if it has ports.
+pub(super) fn envelope(frame: &Frame, port: u16) -> Envelope {
+    Envelope { to: Some(SocketAddr::new(frame.peer, port)), tos: frame.ecn.bits(), segment: None }
 }

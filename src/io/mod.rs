@@ -14,12 +14,16 @@ pub mod memory;
 pub mod offload;
 pub mod packet;
 pub mod raw;
+mod runs;
 pub mod tap;
 pub mod udp;
 pub mod vnet;
 
-/// Frames that a port receives or sends in one go.
+/// Messages that a port receives or sends in one go.
 pub const BATCH: usize = crate::sys::mmsg::BATCH;
+
+/// Most frames of a batch: a message may be several datagrams that the kernel joined.
+pub const FRAMES: usize = 1024;
 
 /// How long a full interface or socket may hold a worker up, in milliseconds: it reads nothing meanwhile, so what
 /// would follow waits in the endpoints' queues.
@@ -52,44 +56,18 @@ impl TxReport {
         self.failed += 1;
         self.error = Some(error);
     }
-
-    /// Counts a super-frame by what became of its pieces: one frame came, one outcome goes, the worst.
-    fn add_whole(&mut self, pieces: TxReport) {
-        match pieces {
-            TxReport { failed: 1.., error, .. } => {
-                self.failed += 1;
-                self.error = error;
-            }
-            TxReport { full: 1.., .. } => self.full += 1,
-            _ => self.sent += 1,
-        }
-    }
-}
-
-/// The order of a batch as it stands.
-fn in_order(len: usize) -> &'static [u16] {
-    static ORDER: [u16; BATCH] = {
-        let mut order = [0; BATCH];
-        let mut index = 0;
-        while index < BATCH {
-            order[index] = index as u16;
-            index += 1;
-        }
-        order
-    };
-    debug_assert!(len <= BATCH);
-    &ORDER[..len.min(BATCH)]
 }
 
 /// An edge of the vRouter.
 pub trait Port: Send {
-    /// Appends received frames to `batch`, at most [`BATCH`] and at most as many as the pool has slots for.
+    /// Appends received frames to `batch`, at most [`FRAMES`] and of at most as many messages as the pool has slots
+    /// for.
     ///
     /// # Errors
     /// The interface is gone, or the kernel gave another reason to give up this port.
     fn rx(&mut self, pool: &mut Pool, batch: &mut Vec<Frame>) -> io::Result<Rx>;
 
-    /// Sends all of `batch`, at most [`BATCH`], in order, and returns their slots to the pool.
+    /// Sends all of `batch`, at most [`FRAMES`], each flow in order, and returns their slots to the pool.
     fn tx(&mut self, pool: &mut Pool, batch: &mut Vec<Frame>) -> TxReport;
 
     /// What tells of readiness to receive; `None` for a port that is always asked.

@@ -92,6 +92,11 @@ impl<'a> SuperFrame<'a> {
         self.payload.len().div_ceil(usize::from(self.segments.size)).max(1)
     }
 
+    /// Bytes of each segment's headers.
+    pub fn head_len(&self) -> usize {
+        self.head.len()
+    }
+
     /// Payload of segment `index`.
     pub fn payload(&self, index: usize) -> &'a [u8] {
         let size = usize::from(self.segments.size);
@@ -99,14 +104,16 @@ impl<'a> SuperFrame<'a> {
         &self.payload[start..(start + size).min(self.payload.len())]
     }
 
-    /// Writes the headers of segment `index` to the front of `out`, and says how long they are.
+    /// Writes the headers of segment `index` to `out`.
     ///
     /// What differs from the super-frame's headers, by the rules that every TCP segmenter keeps: outer and
     /// inner length, identification and checksum; sequence number; FIN and PSH on the last segment alone
     /// (RFC 9293 3.10.2), CWR on the first alone (RFC 3168 6.1.2); transport checksum, in full.
-    pub fn write_head(&self, index: usize, out: &mut [u8; MAX_HEAD]) -> usize {
+    ///
+    /// # Panics
+    /// Unless `out` has [`Self::head_len`] bytes.
+    pub fn write_head(&self, index: usize, out: &mut [u8]) {
         let payload = self.payload(index);
-        let out = &mut out[..self.head.len()];
         out.copy_from_slice(self.head);
         let (outer, inner) = out.split_at_mut(self.outer.len());
         let inner_len = inner.len() + payload.len();
@@ -123,7 +130,6 @@ impl<'a> SuperFrame<'a> {
             }
         }
         checksum_transport(ip, transport, payload);
-        self.head.len()
     }
 
     fn tcp(&self, header: &mut [u8], index: usize) {

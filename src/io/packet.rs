@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use socket2::Socket;
 
-use super::burst::{Burst, Way};
-use super::offload::Outer;
-use super::{Port, Rx, TxReport, in_order, vnet};
-use crate::buf::{Frame, Offload, Pool};
+use super::burst::Burst;
+use super::{BATCH, Port, Rx, TxReport, vnet};
+use crate::buf::{Frame, Pool};
+use crate::sys::mmsg::Envelope;
 use crate::wire::ethernet;
 
 /// A packet socket with virtio-net headers. Every worker may send; one receives.
@@ -22,7 +22,7 @@ pub struct PacketPort {
 impl PacketPort {
     /// A port over a socket that [`socket::packet`](crate::sys::socket::packet) made.
     pub fn new(socket: Arc<Socket>) -> Self {
-        PacketPort { socket, burst: Burst::new() }
+        PacketPort { socket, burst: Burst::new(BATCH) }
     }
 }
 
@@ -39,18 +39,17 @@ impl Port for PacketPort {
 
     fn tx(&mut self, pool: &mut Pool, batch: &mut Vec<Frame>) -> TxReport {
         let mut report = TxReport::default();
-        for frame in batch.iter_mut() {
-            let ip = pool.bytes(frame).get(ethernet::HEADER_LEN..).unwrap_or_default();
+        let mut sending = self.burst.sending(self.socket.as_fd());
+        for frame in batch.iter() {
+            let bytes = pool.bytes(frame);
+            let ip = bytes.get(ethernet::HEADER_LEN..).unwrap_or_default();
             let header = vnet::encode(frame.offload, ethernet::HEADER_LEN as u16, ip);
-            if let Some(out) = pool.prepend(frame) {
-                *out = header;
-                // The kernel cuts: what the header says is no longer for us to do.
-                frame.offload = Offload::default();
-            }
+            sending.run(1);
+            sending.message(Envelope::default(), 2, vnet::LEN, 0);
+            sending.head(vnet::LEN).copy_from_slice(&header);
+            sending.body(bytes);
         }
-        let order = in_order(batch.len());
-        let way = Way { socket: self.socket.as_fd(), outer: Outer::None, address: |_: &Frame| (None, 0) };
-        self.burst.send(way, pool, batch, order, &mut report);
+        sending.finish(&mut report);
         batch.drain(..).for_each(|frame| pool.put(frame));
         report
     }

@@ -1,16 +1,16 @@
 //! Raw IPv4 sockets: IPIP both ways, and packets without encapsulation out.
 
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::Arc;
 
 use socket2::Socket;
 
-use super::burst::{Burst, Way};
+use super::burst::{self, Burst, Way};
 use super::offload::Outer;
-use super::{Port, Rx, TxReport, in_order};
+use super::{BATCH, Port, Rx, TxReport};
 use crate::buf::{Frame, Pool};
+use crate::sys::mmsg::Envelope;
 
 /// A sender of whole IPv4 packets to `frame.peer`, and perhaps a receiver of protocol 4.
 ///
@@ -27,12 +27,12 @@ pub struct RawPort {
 impl RawPort {
     /// An IPIP tunnel's port.
     pub fn ipip(receiver: Socket, sender: Arc<Socket>) -> Self {
-        RawPort { receiver: Some(receiver), sender, outer: Outer::Ipip, burst: Burst::new() }
+        RawPort { receiver: Some(receiver), sender, outer: Outer::Ipip, burst: Burst::new(BATCH) }
     }
 
     /// The way to peers without encapsulation; what they send comes by the underlay's packet socket.
     pub fn direct(sender: Arc<Socket>) -> Self {
-        RawPort { receiver: None, sender, outer: Outer::None, burst: Burst::new() }
+        RawPort { receiver: None, sender, outer: Outer::None, burst: Burst::new(BATCH) }
     }
 }
 
@@ -48,10 +48,17 @@ impl Port for RawPort {
 
     fn tx(&mut self, pool: &mut Pool, batch: &mut Vec<Frame>) -> TxReport {
         let mut report = TxReport::default();
-        let order = in_order(batch.len());
-        let address = |frame: &Frame| (Some(SocketAddr::new(frame.peer, 0)), 0);
-        let way = Way { socket: self.sender.as_fd(), outer: self.outer, address };
-        self.burst.send(way, pool, batch, order, &mut report);
+        let way = Way { outer: self.outer, datagrams: 1 };
+        let mut sending = self.burst.sending(self.sender.as_fd());
+        for frame in batch.iter() {
+            // TOS stands in the header that we wrote.
+            let envelope = Envelope { tos: 0, ..burst::envelope(frame, 0) };
+            match frame.offload.segments {
+                Some(segments) => sending.cut(envelope, pool.bytes(frame), segments, &way),
+                None => sending.whole(envelope, std::iter::once(pool.bytes(frame))),
+            }
+        }
+        sending.finish(&mut report);
         batch.drain(..).for_each(|frame| pool.put(frame));
         report
     }

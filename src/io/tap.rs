@@ -56,11 +56,7 @@ impl TapPort {
             Header::Vnet => {
                 let ip = pool.bytes(frame).get(self.l2()..).unwrap_or_default();
                 let header = vnet::encode(frame.offload, self.l2() as u16, ip);
-                match pool.prepend(frame) {
-                    Some(out) => *out = header,
-                    None => return report.failed += 1,
-                }
-                self.write(&[IoSlice::new(pool.bytes(frame))], report);
+                self.write(&[IoSlice::new(&header), IoSlice::new(pool.bytes(frame))], report);
             }
             Header::Plain if frame.offload.segments.is_some() => self.cut(pool, frame, report),
             Header::Plain => {
@@ -84,10 +80,19 @@ impl TapPort {
         let mut head = [0; MAX_HEAD];
         let mut pieces = TxReport::default();
         for index in 0..super_frame.count() {
-            let len = super_frame.write_head(index, &mut head);
-            self.write(&[IoSlice::new(&head[..len]), IoSlice::new(super_frame.payload(index))], &mut pieces);
+            let head = &mut head[..super_frame.head_len()];
+            super_frame.write_head(index, head);
+            self.write(&[IoSlice::new(head), IoSlice::new(super_frame.payload(index))], &mut pieces);
         }
-        report.add_whole(pieces);
+        // One frame came, one outcome goes: the worst.
+        match pieces {
+            TxReport { failed: 1.., error, .. } => {
+                report.failed += 1;
+                report.error = error;
+            }
+            TxReport { full: 1.., .. } => report.full += 1,
+            _ => report.sent += 1,
+        }
     }
 
     /// A write takes the whole frame or nothing.

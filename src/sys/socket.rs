@@ -53,6 +53,8 @@ pub fn vxlan_receiver(local: SocketAddr) -> io::Result<Socket> {
     if local.is_ipv4() {
         socket.set_recv_tos_v4(true)?;
     }
+    // Where the kernel cannot join, each datagram comes by itself.
+    let _ = receive_joined(&socket);
     socket.bind(&local.into())?;
     tunnel_buffers(&socket)?;
     socket.set_nonblocking(true)?;
@@ -73,6 +75,15 @@ pub fn vxlan_sender(local: SocketAddr) -> io::Result<Socket> {
     tunnel_buffers(&socket)?;
     socket.set_nonblocking(true)?;
     Ok(socket)
+}
+
+/// Lets a UDP socket receive datagrams that the kernel joined, each with the size of its segments (`UDP_GRO`,
+/// Linux 5.0).
+///
+/// # Errors
+/// `ENOPROTOOPT` on kernels before.
+pub fn receive_joined(socket: &Socket) -> io::Result<()> {
+    set_option(socket, libc::SOL_UDP, libc::UDP_GRO, 1)
 }
 
 /// What a packet socket sees.

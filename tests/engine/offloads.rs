@@ -28,7 +28,8 @@ fn cut(frame: &MemoryFrame, outer: Outer, head_len: usize) -> Vec<Ip> {
     let super_frame = SuperFrame::parse(&frame.bytes, outer, segments).expect("it can be cut");
     let pieces = (0..super_frame.count()).map(|index| {
         let mut head = [0xa5; MAX_HEAD];
-        let len = super_frame.write_head(index, &mut head);
+        let len = super_frame.head_len();
+        super_frame.write_head(index, &mut head[..len]);
         let bytes = [&head[..len], super_frame.payload(index)].concat();
         if outer == Outer::Ipip {
             assert_eq!(Ip::read(&bytes).payload.len(), bytes.len() - 20);
@@ -81,7 +82,8 @@ fn the_pieces_of_a_super_frame_have_outer_ids_of_their_own() {
     let segments = first.offload.segments.unwrap();
     let super_frame = SuperFrame::parse(&first.bytes, Outer::Ipip, segments).unwrap();
     let mut head = [0; MAX_HEAD];
-    super_frame.write_head(9, &mut head);
+    let len = super_frame.head_len();
+    super_frame.write_head(9, &mut head[..len]);
     assert!(word(&second.bytes, 4) > word(&head, 4), "{} {}", word(&second.bytes, 4), word(&head, 4));
 }
 

@@ -227,7 +227,8 @@ fn cut(bytes: &[u8], outer: Outer, head_len: usize, segments: Segments) {
     assert!(count <= MAX_SEGMENTS);
     for index in (0..count.min(3)).chain([count - 1]) {
         let mut head = [0xa5; MAX_HEAD];
-        let len = super_frame.write_head(index, &mut head);
+        let len = super_frame.head_len();
+        super_frame.write_head(index, &mut head[..len]);
         let segment = [&head[..len], super_frame.payload(index)].concat();
         if outer == Outer::Ipip {
             Ip::read(&segment);

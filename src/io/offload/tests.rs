@@ -86,7 +86,8 @@ fn cut(bytes: &[u8], outer: Outer, kind: Segmentation, size: u16) -> Vec<Vec<u8>
     let super_frame = SuperFrame::parse(bytes, outer, Segments { kind, size }).expect("it can be cut");
     let pieces = (0..super_frame.count()).map(|index| {
         let mut head = [0xa5; MAX_HEAD];
-        let len = super_frame.write_head(index, &mut head);
+        let len = super_frame.head_len();
+        super_frame.write_head(index, &mut head[..len]);
         assert!(head[len..].iter().all(|byte| *byte == 0xa5), "nothing behind the head is written");
         [&head[..len], super_frame.payload(index)].concat()
     });
