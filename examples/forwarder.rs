@@ -4,7 +4,6 @@
 //! `cargo run --example forwarder` (as root)
 
 use std::error::Error;
-use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
@@ -17,7 +16,7 @@ use margay::lpm::Prefix;
 use margay::resource::{Resources, parse};
 use margay::sys::netlink::{Family, LinkChange, Netlink, Route, Scope};
 use margay::sys::netns::Netns;
-use margay::sys::tun::{self, Layer};
+use margay::sys::tun::{self, Interface, Layer};
 use margay::testbed::{Ping, ping};
 use margay::wire::MacAddr;
 
@@ -51,8 +50,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     })?;
     let namespaces = [Netns::create()?, Netns::create()?];
     for (id, (netns, address)) in (0..).zip(namespaces.iter().zip(PODS)) {
-        let (tap, mac) = netns.run(|| pod(address))?.map_err(|error| error.to_string())?;
-        let port = Box::new(TapPort::new(Arc::new(tap), Layer::Tap, true));
+        let (mut tap, mac) = netns.run(|| pod(address))?.map_err(|error| error.to_string())?;
+        let queue = Arc::new(tap.queues.remove(0));
+        let port = Box::new(TapPort::new(queue, Layer::Tap, tap.offloads));
         let neighbor = Some(Neighbor::learned(mac));
         let id = PortId::Endpoint(EndpointId(id));
         commands.send(Command::Attach { id, port, receives: true, neighbor })?;
@@ -72,8 +72,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// An eth0 as a Calico pod has it, in the calling thread's namespace.
-fn pod(address: &str) -> Result<(File, MacAddr), Box<dyn Error + Send + Sync>> {
-    let mut interface = tun::open("eth0", Layer::Tap, 1)?;
+fn pod(address: &str) -> Result<(Interface, MacAddr), Box<dyn Error + Send + Sync>> {
+    let interface = tun::open("eth0", Layer::Tap, 1)?;
     let mut netlink = Netlink::open()?;
     let link = netlink.link("eth0")?;
     netlink.add_address(link.index, Prefix::from(address.parse::<IpAddr>()?))?;
@@ -87,7 +87,7 @@ fn pod(address: &str) -> Result<(File, MacAddr), Box<dyn Error + Send + Sync>> {
     })?;
     netlink.add_route(&Route { dev, via: Some(gateway.into()), ..Route::default_of(Family::V4) })?;
     let mac = link.mac.ok_or("a TAP has a MAC")?;
-    Ok((interface.queues.remove(0), mac))
+    Ok((interface, mac))
 }
 
 fn yaml() -> String {

@@ -6,8 +6,8 @@
 //!
 //! | layer | modules | may do |
 //! |---|---|---|
-//! | 0 pure | [`wire`], [`lpm`], [`verdict`], [`resource`], [`rib`], [`fib`] | no I/O, clock, thread or unsafe |
-//! | 1 machine | [`sys`], [`buf`], [`io`] | system calls; `unsafe` in `sys` and `buf` only |
+//! | 0 pure | [`wire`], [`lpm`], [`verdict`], [`resource`], [`rib`], [`fib`] | no I/O, clock or thread |
+//! | 1 machine | [`sys`], [`buf`], [`io`] | system calls; `unsafe` in `sys` and `buf` |
 //! | 2 engine | [`dataplane`], [`slowpath`] | no knowledge of files, sockets' names, resources |
 //! | 3 daemon | [`agent`], [`datastore`], [`cli`], [`testbed`] | everything below |
 //!

@@ -19,7 +19,7 @@ use crate::sys::filter::Filter;
 use crate::sys::netlink::{ErrorKind, Family, Link, LinkChange, Netlink, NetlinkError, Route, Scope};
 use crate::sys::netns::{Netns, NetnsError};
 use crate::sys::socket::{self, Seen};
-use crate::sys::tun::{self, Interface, Layer, Offloads, TunError};
+use crate::sys::tun::{self, Interface, Layer, TunError};
 use crate::wire::MacAddr;
 
 /// What the host end of a veth gets for a MAC while margay serves it.
@@ -105,15 +105,14 @@ fn attach_tap(
         Some(mac) => Neighbor::fixed(mac),
         None => Neighbor::learned(mac),
     };
-    let has_header = interface.offloads.has_header();
-    let how =
-        format!("TAP {}, {}, {} queue(s)", plan.interface, interface.offloads.name(), interface.queues.len());
+    let offloads = interface.offloads;
+    let how = format!("TAP {}, {}, {} queue(s)", plan.interface, offloads.name(), interface.queues.len());
     let queues: Vec<_> = interface.queues.into_iter().map(Arc::new).collect();
     for index in 0..workers.count() {
         // The id's own worker and those after it receive a queue each; everyone sends by some queue.
         let position = (index + workers.count() - id.0 as usize % workers.count()) % workers.count();
         let file = Arc::clone(&queues[position % queues.len()]);
-        let port = TapPort::new(file, Layer::Tap, has_header);
+        let port = TapPort::new(file, Layer::Tap, offloads);
         workers.attach(index, id.into(), Box::new(port), position < queues.len(), neighbor.clone().into());
     }
     Ok(Attached { id, plan: plan.clone(), how, kind })
@@ -128,7 +127,7 @@ fn make_tap(plan: &EndpointPlan, mtu: u16, queues: u16) -> Result<(Interface, Ma
     let mut changes = vec![LinkChange::Mtu(mtu.into())];
     changes.extend(plan.mac.map(LinkChange::Mac));
     netlink.set_link(name, &changes)?;
-    if interface.offloads == Offloads::Tso {
+    if interface.offloads.has_tso() {
         // Kernels before 3.10 do not know it: then super-frames are of 64 KiB, and still fit a slot.
         unless_unsupported(netlink.set_link(name, &[LinkChange::GsoMaxSize(GSO_MAX_SIZE)]))?;
     }

@@ -75,7 +75,7 @@ impl HostInterface {
         for file in interface.queues {
             let file = Arc::new(file);
             for index in 0..workers.count() {
-                let port = TapPort::new(Arc::clone(&file), Layer::Tun, interface.offloads.has_header());
+                let port = TapPort::new(Arc::clone(&file), Layer::Tun, interface.offloads);
                 workers.attach(index, PortId::Host, Box::new(port), index == 0, None);
             }
         }

@@ -10,6 +10,7 @@ use std::os::fd::RawFd;
 use crate::buf::{Frame, Pool};
 
 mod burst;
+pub mod join;
 pub mod memory;
 pub mod offload;
 pub mod packet;

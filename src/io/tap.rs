@@ -1,15 +1,17 @@
-//! TAP and TUN: workloads' interfaces and the host interface. One read or write a frame.
+//! TAP and TUN: workloads' interfaces and the host interface. One read a frame, one write a frame or a run of
+//! frames that can be joined.
 
 use std::fs::File;
 use std::io::{self, IoSlice, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::Arc;
 
+use super::join::{MAX_RUN, Run, Takes, join};
 use super::offload::{MAX_HEAD, Outer, SuperFrame, complete_checksum};
 use super::{BATCH, PATIENCE, Port, Rx, TxReport, vnet};
-use crate::buf::{Frame, Pool};
+use crate::buf::{Frame, Pool, Segmentation, Segments};
 use crate::sys::mmsg;
-use crate::sys::tun::Layer;
+use crate::sys::tun::{Layer, Offloads};
 use crate::wire::ethernet;
 
 /// One queue of an interface, as one worker uses it. Every worker may send; one receives.
@@ -17,20 +19,13 @@ use crate::wire::ethernet;
 pub struct TapPort {
     file: Arc<File>,
     layer: Layer,
-    header: Header,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Header {
-    Vnet,
-    Plain,
+    offloads: Offloads,
 }
 
 impl TapPort {
-    /// A port over a queue that [`tun::open`](crate::sys::tun::open) made.
-    pub fn new(file: Arc<File>, layer: Layer, has_vnet_header: bool) -> Self {
-        let header = if has_vnet_header { Header::Vnet } else { Header::Plain };
-        TapPort { file, layer, header }
+    /// A port over a queue that [`tun::open`](crate::sys::tun::open) made, of an interface with these offloads.
+    pub fn new(file: Arc<File>, layer: Layer, offloads: Offloads) -> Self {
+        TapPort { file, layer, offloads }
     }
 
     /// Bytes in front of the IP packet.
@@ -42,7 +37,7 @@ impl TapPort {
     }
 
     fn received(&self, pool: &Pool, frame: &mut Frame) {
-        if self.header == Header::Vnet {
+        if self.offloads.has_header() {
             match pool.bytes(frame).first_chunk() {
                 Some(header) => frame.offload = vnet::decode(header, self.l2() as u16),
                 None => frame.truncate(0),
@@ -51,38 +46,63 @@ impl TapPort {
         }
     }
 
-    fn send(&self, pool: &mut Pool, frame: &mut Frame, report: &mut TxReport) {
-        match self.header {
-            Header::Vnet => {
-                let ip = pool.bytes(frame).get(self.l2()..).unwrap_or_default();
-                let header = vnet::encode(frame.offload, self.l2() as u16, ip);
-                self.write(&[IoSlice::new(&header), IoSlice::new(pool.bytes(frame))], report);
-            }
-            Header::Plain if frame.offload.segments.is_some() => self.cut(pool, frame, report),
-            Header::Plain => {
-                if let Some(ip) = pool.bytes_mut(frame).get_mut(self.l2()..) {
-                    frame.offload = complete_checksum(ip, frame.offload);
-                }
-                self.write(&[IoSlice::new(pool.bytes(frame))], report);
-            }
+    /// What the interface takes whole.
+    fn takes(&self) -> Takes {
+        Takes { tcp: self.offloads.has_tso(), udp: self.offloads.has_uso() }
+    }
+
+    /// One frame as it is, or cut where the interface does not take it whole.
+    fn send(&self, pool: &Pool, frame: &Frame, report: &mut TxReport) {
+        let bytes = pool.bytes(frame);
+        let takes = match frame.offload.segments.map(|segments| segments.kind) {
+            None => true,
+            Some(Segmentation::UdpV4) => self.takes().udp,
+            Some(_) => self.takes().tcp,
+        };
+        if !takes {
+            return self.cut(bytes, frame.offload.segments, report);
+        }
+        let ip = bytes.get(self.l2()..).unwrap_or_default();
+        let header = vnet::encode(frame.offload, self.l2() as u16, ip);
+        self.write(&[self.in_front(&header), IoSlice::new(bytes)], 1, report);
+    }
+
+    /// Without a virtio-net header nothing can be left to the kernel.
+    fn complete(&self, pool: &mut Pool, frame: &mut Frame) {
+        if let Some(ip) = pool.bytes_mut(frame).get_mut(self.l2()..) {
+            frame.offload = complete_checksum(ip, frame.offload);
         }
     }
 
-    /// A super-frame for an interface that knows none.
-    fn cut(&self, pool: &Pool, frame: &Frame, report: &mut TxReport) {
+    /// A run of frames as one.
+    fn send_run(&self, run: &Run<'_>, report: &mut TxReport) {
+        let mut head = [0; MAX_HEAD];
+        let (len, offload) = run.write_head(&mut head);
+        let header = vnet::encode_head(offload, self.l2() as u16, len as u16);
+        let mut slices = [IoSlice::new(&[]); MAX_RUN + 2];
+        slices[0] = self.in_front(&header);
+        slices[1] = IoSlice::new(&head[..len]);
+        for (slice, payload) in slices[2..].iter_mut().zip(run.payloads()) {
+            *slice = IoSlice::new(payload);
+        }
+        self.write(&slices[..2 + run.count()], run.count() as u64, report);
+    }
+
+    /// A super-frame for an interface that does not know its kind.
+    fn cut(&self, bytes: &[u8], segments: Option<Segments>, report: &mut TxReport) {
         let outer = match self.layer {
             Layer::Tap => Outer::Ethernet,
             Layer::Tun => Outer::None,
         };
-        let super_frame =
-            frame.offload.segments.and_then(|segments| SuperFrame::parse(pool.bytes(frame), outer, segments));
+        let super_frame = segments.and_then(|segments| SuperFrame::parse(bytes, outer, segments));
         let Some(super_frame) = super_frame else { return report.failed += 1 };
         let mut head = [0; MAX_HEAD];
         let mut pieces = TxReport::default();
         for index in 0..super_frame.count() {
             let head = &mut head[..super_frame.head_len()];
             super_frame.write_head(index, head);
-            self.write(&[IoSlice::new(head), IoSlice::new(super_frame.payload(index))], &mut pieces);
+            let payload = IoSlice::new(super_frame.payload(index));
+            self.write(&[self.in_front(&[0; vnet::LEN]), IoSlice::new(head), payload], 1, &mut pieces);
         }
         // One frame came, one outcome goes: the worst.
         match pieces {
@@ -95,19 +115,27 @@ impl TapPort {
         }
     }
 
-    /// A write takes the whole frame or nothing.
+    /// The virtio-net header, or nothing where the interface has none.
+    fn in_front<'a>(&self, header: &'a [u8; vnet::LEN]) -> IoSlice<'a> {
+        IoSlice::new(if self.offloads.has_header() { header } else { &[] })
+    }
+
+    /// A write takes the whole frame or nothing; `frames` is how many it stands for.
     #[expect(clippy::unused_io_amount, reason = "tun(4) has no partial writes")]
-    fn write(&self, slices: &[IoSlice<'_>], report: &mut TxReport) {
+    fn write(&self, slices: &[IoSlice<'_>], frames: u64, report: &mut TxReport) {
         match (&*self.file).write_vectored(slices) {
-            Ok(_) => report.sent += 1,
+            Ok(_) => report.sent += frames,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 mmsg::wait_writable(self.file.as_fd(), PATIENCE);
                 match (&*self.file).write_vectored(slices) {
-                    Ok(_) => report.sent += 1,
-                    Err(_) => report.full += 1,
+                    Ok(_) => report.sent += frames,
+                    Err(_) => report.full += frames,
                 }
             }
-            Err(error) => report.refuse(error),
+            Err(error) => {
+                report.failed += frames - 1;
+                report.refuse(error);
+            }
         }
     }
 }
@@ -137,10 +165,17 @@ impl Port for TapPort {
 
     fn tx(&mut self, pool: &mut Pool, batch: &mut Vec<Frame>) -> TxReport {
         let mut report = TxReport::default();
-        for mut frame in batch.drain(..) {
-            self.send(pool, &mut frame, &mut report);
-            pool.put(frame);
+        if !self.offloads.has_header() {
+            batch.iter_mut().for_each(|frame| self.complete(pool, frame));
         }
+        match batch.len() > 1 && self.offloads.has_tso() {
+            true => join(pool, batch, self.l2(), self.takes(), |run| match run.count() {
+                1 => self.send(pool, run.first(), &mut report),
+                _ => self.send_run(&run, &mut report),
+            }),
+            false => batch.iter().for_each(|frame| self.send(pool, frame, &mut report)),
+        }
+        batch.drain(..).for_each(|frame| pool.put(frame));
         report
     }
 

@@ -43,6 +43,16 @@ pub fn decode(header: &[u8; LEN], l2: u16) -> Offload {
 
 /// The header for a frame of `l2` bytes and the IP packet `ip`.
 pub fn encode(offload: Offload, l2: u16, ip: &[u8]) -> [u8; LEN] {
+    let headers = || {
+        let ip = Ipv4::parse(ip).ok()?;
+        Some(l2 + ip.header_len() as u16 + Transport::parse(&ip)?.header_len)
+    };
+    // Only of a super-frame does the header say how long the others are.
+    encode_head(offload, l2, offload.segments.and_then(|_| headers()).unwrap_or(0))
+}
+
+/// The header for a frame of `l2` bytes and an IP packet, `headers` bytes with the transport header.
+pub fn encode_head(offload: Offload, l2: u16, headers: u16) -> [u8; LEN] {
     let mut header = [0; LEN];
     let mut set = |at: usize, value: u16| header[at..at + 2].copy_from_slice(&value.to_ne_bytes());
     let (mut flags, mut gso) = (0, GSO_NONE);
@@ -60,11 +70,7 @@ pub fn encode(offload: Offload, l2: u16, ip: &[u8]) -> [u8; LEN] {
         };
         set(4, segments.size);
         // All headers: the kernel puts them where it can look at them.
-        if let Ok(ip) = Ipv4::parse(ip)
-            && let Some(transport) = Transport::parse(&ip)
-        {
-            set(2, l2 + ip.header_len() as u16 + transport.header_len);
-        }
+        set(2, headers);
     }
     header[0] = flags;
     header[1] = gso;

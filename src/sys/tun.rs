@@ -22,6 +22,8 @@ pub enum Layer {
 /// What the kernel leaves to the reader of an interface, best first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Offloads {
+    /// Partial checksums, TCP and UDP super-frames (Linux 6.2).
+    Uso,
     /// Partial checksums and TCP super-frames.
     Tso,
     /// Partial checksums.
@@ -38,9 +40,20 @@ impl Offloads {
         self != Offloads::Plain
     }
 
+    /// True when TCP super-frames go to the reader and from the writer.
+    pub fn has_tso(self) -> bool {
+        matches!(self, Offloads::Uso | Offloads::Tso)
+    }
+
+    /// True when UDP super-frames do.
+    pub fn has_uso(self) -> bool {
+        self == Offloads::Uso
+    }
+
     /// For people.
     pub fn name(self) -> &'static str {
         match self {
+            Offloads::Uso => "virtio-net header, checksum, TSO and USO",
             Offloads::Tso => "virtio-net header, checksum and TSO",
             Offloads::Checksum => "virtio-net header, checksum",
             Offloads::Nothing => "virtio-net header, no offload",
@@ -99,6 +112,8 @@ const TUNSETOFFLOAD: c_ulong = 0x4004_54d0;
 const TUN_F_CSUM: c_ulong = 0x01;
 const TUN_F_TSO4: c_ulong = 0x02;
 const TUN_F_TSO_ECN: c_ulong = 0x08;
+const TUN_F_USO4: c_ulong = 0x20;
+const TUN_F_USO6: c_ulong = 0x40;
 
 /// Creates an interface in the network namespace of the calling thread.
 ///
@@ -129,6 +144,8 @@ pub fn open(name: &str, layer: Layer, queues: u16) -> Result<Interface, TunError
     }
     // An offload belongs to the interface: set on one queue, it holds for all.
     let granted = [
+        // The kernel takes both kinds of USO or neither.
+        (TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO_ECN | TUN_F_USO4 | TUN_F_USO6, Offloads::Uso),
         (TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO_ECN, Offloads::Tso),
         (TUN_F_CSUM, Offloads::Checksum),
         (0, Offloads::Nothing),

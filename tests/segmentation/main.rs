@@ -1,0 +1,4 @@
+//! Cutting and joining: one is the other's inverse, and the kernel agrees.
+
+mod joining;
+mod streams;
