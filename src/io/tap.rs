@@ -14,6 +14,9 @@ use crate::sys::mmsg;
 use crate::sys::tun::{Layer, Offloads};
 use crate::wire::ethernet;
 
+/// Bytes that are read in one go, about: what was read is to be in the processor's cache still when it is sent.
+const BATCH_BYTES: usize = 512 << 10;
+
 /// One queue of an interface, as one worker uses it. Every worker may send; one receives.
 #[derive(Debug)]
 pub struct TapPort {
@@ -142,10 +145,15 @@ impl TapPort {
 
 impl Port for TapPort {
     fn rx(&mut self, pool: &mut Pool, batch: &mut Vec<Frame>) -> io::Result<Rx> {
+        let mut bytes = 0;
         for _ in 0..BATCH {
+            if bytes >= BATCH_BYTES {
+                break;
+            }
             let Some(mut frame) = pool.take() else { return Ok(Rx::More) };
             match (&*self.file).read(pool.room(&frame)) {
                 Ok(len) => {
+                    bytes += len;
                     pool.filled(&mut frame, len);
                     self.received(pool, &mut frame);
                     batch.push(frame);
