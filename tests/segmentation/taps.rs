@@ -1,6 +1,7 @@
-//! Through real TAPs: what is written as one arrives as the bytes that it was made of.
+//! Through real TAPs and veth pairs: what is written as one arrives as the bytes that it was made of.
 
 use std::net::{Ipv4Addr, UdpSocket};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use margay::io::tap::TapPort;
 use margay::io::{Port, TxReport};
 use margay::lpm::Prefix;
 use margay::sys::filter::Filter;
-use margay::sys::netlink::{LinkChange, LinkIndex};
+use margay::sys::netlink::{LinkChange, LinkIndex, VethEnd};
 use margay::sys::netns::Netns;
 use margay::sys::socket::{self, Seen};
 use margay::sys::tun::{self, Layer, Offloads};
@@ -30,6 +31,7 @@ pub(crate) struct Tap {
 const HERE: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
 const THERE: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
 const THERE_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
+const POD_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 
 impl Tap {
     /// With the address 10.9.0.1; 10.9.0.2 is a neighbour. Its port believes in `offloads`, or in what it has.
@@ -81,8 +83,8 @@ pub(crate) fn receive(port: &mut impl Port, count: usize, wanted: impl Fn(&Loose
     found
 }
 
-/// Towards port 5000 of the TAP's address, behind an Ethernet header for it.
-fn towards(tap: &Tap, stream: Stream) -> (Stream, Vec<Loose>) {
+/// Towards port 5000 of 10.9.0.1, behind an Ethernet header for its interface.
+fn towards(mac: MacAddr, stream: Stream) -> (Stream, Vec<Loose>) {
     let stream = Stream {
         has_ethernet: true,
         addresses: [THERE.octets(), HERE.octets()],
@@ -93,7 +95,7 @@ fn towards(tap: &Tap, stream: Stream) -> (Stream, Vec<Loose>) {
     };
     let mut pieces = stream.pieces();
     for piece in &mut pieces {
-        piece[..6].copy_from_slice(&tap.mac.0);
+        piece[..6].copy_from_slice(&mac.0);
         piece[6..12].copy_from_slice(&THERE_MAC.0);
     }
     (stream, pieces.into_iter().map(Loose::plain).collect())
@@ -110,7 +112,7 @@ fn a_run_of_segments_arrives_as_one_super_frame() {
     let socket = tap.netns.run(|| socket::packet(tap.dev.0, Seen::Ipv4, &Filter::everything()));
     let mut inside = PacketPort::new(Arc::new(socket.unwrap().unwrap()));
     for (is_tcp, size, len) in [(true, 1398, 44 * 1398 - 5), (true, 10, 128 * 10), (false, 1000, 60_000)] {
-        let (stream, pieces) = towards(&tap, stream(is_tcp, size, len));
+        let (stream, pieces) = towards(tap.mac, stream(is_tcp, size, len));
         tap.send(&pieces);
         let [super_frame] = &receive(&mut inside, 1, |_| true)[..] else { unreachable!() };
         assert_eq!(super_frame.bytes[14..], stream.whole()[14..]);
@@ -124,7 +126,7 @@ fn joined_datagrams_reach_a_socket_one_by_one() {
         let mut tap = Tap::new(offloads);
         let socket = tap.socket();
         for (size, len) in [(1000, 60_000), (64, 64 * 64), (1, 64), (1472, 2000)] {
-            let (stream, pieces) = towards(&tap, stream(false, size, len));
+            let (stream, pieces) = towards(tap.mac, stream(false, size, len));
             tap.send(&pieces);
             for chunk in stream.payload.chunks(size.into()) {
                 let mut buffer = [0; 2000];
@@ -168,12 +170,50 @@ fn datagrams_are_not_joined_for_a_tap_without_uso() {
     let mut tap = Tap::new(Some(Offloads::Tso));
     let socket = tap.netns.run(|| socket::packet(tap.dev.0, Seen::Ipv4, &Filter::everything()));
     let mut inside = PacketPort::new(Arc::new(socket.unwrap().unwrap()));
-    let (_, datagrams) = towards(&tap, stream(false, 1000, 5000));
-    let (segments, pieces) = towards(&tap, stream(true, 1000, 5000));
+    let (_, datagrams) = towards(tap.mac, stream(false, 1000, 5000));
+    let (segments, pieces) = towards(tap.mac, stream(true, 1000, 5000));
     tap.send(&[datagrams.clone(), pieces].concat());
     let arrived = receive(&mut inside, 6, |_| true);
     for datagram in datagrams {
         assert!(arrived.contains(&datagram));
     }
     assert!(arrived.iter().any(|frame| frame.offload == segments.offload()));
+}
+
+/// The host end of a pod's veth: the packet socket writes what the TAP would have got.
+#[test]
+fn runs_reach_a_veth_as_super_frames() {
+    let netns = || Netns::create().expect("this test needs root, or a user namespace of its own");
+    let (host, pod) = (netns(), netns());
+    let mut netlink = host.netlink().unwrap();
+    let end = |name, mac| VethEnd { name, mac: Some(mac), mtu: Some(1500), netns: None };
+    let outside = end("veth0", THERE_MAC);
+    netlink.add_veth(&outside, &VethEnd { netns: Some(pod.as_fd()), ..end("eth0", POD_MAC) }).unwrap();
+    netlink.set_link("veth0", &[LinkChange::Up]).unwrap();
+    let mut inside = pod.netlink().unwrap();
+    inside.set_link("eth0", &[LinkChange::Up]).unwrap();
+    let dev = inside.link("eth0").unwrap().index;
+    inside.add_address(dev, Prefix::new(HERE.into(), 24).unwrap()).unwrap();
+
+    let port = |netns: &Netns, dev: LinkIndex| {
+        let socket = netns.run(|| socket::packet(dev.0, Seen::Ipv4, &Filter::everything()));
+        PacketPort::new(Arc::new(socket.unwrap().unwrap()))
+    };
+    let mut sender = port(&host, netlink.link("veth0").unwrap().index);
+    let mut watcher = port(&pod, dev);
+    let receiver = pod.run(|| UdpSocket::bind((HERE, 5000))).unwrap().unwrap();
+    receiver.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    for (is_tcp, size, len) in [(true, 1398, 44 * 1398 - 5), (false, 1000, 60_000), (false, 64, 64 * 64)] {
+        let (stream, pieces) = towards(POD_MAC, stream(is_tcp, size, len));
+        let report = in_pool(&pieces, |pool, batch| sender.tx(pool, batch));
+        assert_eq!((report.sent, report.failed), (pieces.len() as u64, 0), "{:?}", report.error);
+        let [super_frame] = &receive(&mut watcher, 1, |_| true)[..] else { unreachable!() };
+        assert_eq!(super_frame.bytes[14..], stream.whole()[14..]);
+        assert_eq!(super_frame.offload, stream.offload());
+        for chunk in stream.payload.chunks(size.into()).filter(|_| !is_tcp) {
+            let mut buffer = [0; 2000];
+            let len = receiver.recv(&mut buffer).unwrap();
+            assert!(&buffer[..len] == chunk, "{size}: {len} bytes");
+        }
+    }
 }
