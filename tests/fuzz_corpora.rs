@@ -118,6 +118,7 @@ fn write_the_seeds() {
         write("resource", name, &fs::read(path.join(format!("{name}.yaml"))).unwrap());
     }
     engine_seeds();
+    segmentation_seeds();
     write("mac", "lower", b"66:f9:37:c3:7e:94");
     write("mac", "upper", b"EE:EE:EE:EE:EE:EE");
     write("mac", "dashes", b"66-f9-37-c3-7e-94");
@@ -187,6 +188,40 @@ fn engine_seeds() {
     let datagrams = Ip::udp(alpha, remotes[1], 3000).partial().sent_by(mac(10));
     let datagrams = Record { flags: 7, kind: 2, ..record(0, datagrams) };
     seed("super-frame-from-tunnel", &[record(3, arrived), datagrams]);
+}
+
+/// A super-frame of each kind, and streams to be cut and joined.
+fn segmentation_seeds() {
+    use bodies::engine::packets::*;
+
+    let (alpha, beta) = ("10.65.0.2".parse().unwrap(), "10.65.0.3".parse().unwrap());
+    let tcp = Ip::tcp(alpha, beta, 3000).partial().bytes();
+    let udp = Ip::udp(alpha, beta, 3000).partial().bytes();
+    // Flags, kind, length of the headers, size, start and field of the checksum.
+    let header = |kind: u8, field: u8| [1, kind, 0, 0, 0x78, 5, 34, 0, field, 0];
+    let ethernet = [&[2; 12][..], &[8, 0]].concat();
+    let vxlan = [&[8, 0, 0, 0, 0, 0x10, 0, 0][..], &ethernet].concat();
+    write("cut", "tcp", &[&header(1, 16)[..], &tcp].concat());
+    write("cut", "tcp-ecn-ethernet", &[&header(0x81, 16)[..], &ethernet, &tcp].concat());
+    write("cut", "udp-ethernet", &[&header(5, 6)[..], &ethernet, &udp].concat());
+    write("cut", "udp-vxlan", &[&header(5, 6)[..], &vxlan, &udp].concat());
+    let ipip = Ip::new(alpha, beta, IPIP, tcp).bytes();
+    write("cut", "tcp-ipip", &[&header(1, 16)[..], &ipip].concat());
+
+    let chance = |seed: u8, len: usize| -> Vec<u8> {
+        let mut state = u32::from(seed) + 1;
+        let mut next = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 24) as u8
+        };
+        (0..len).map(|_| next()).collect()
+    };
+    // What is taken and behind what, how many streams, TCP or not, and the rest as it comes.
+    write("join", "tcp", &[&[1, 1, 1, 0, 0, 1][..], &chance(1, 60)].concat());
+    write("join", "udp", &[&[1, 1, 0, 0, 0, 0][..], &chance(2, 60)].concat());
+    write("join", "tcp-alone-is-taken", &[&[1, 0, 1, 0, 1, 0][..], &chance(3, 150)].concat());
+    write("join", "three-streams", &[&[1, 1, 1, 0, 2, 1][..], &chance(4, 400)].concat());
+    write("join", "zeros", &[1, 1, 1]);
 }
 
 type Vectors = Vec<serde_json::Value>;

@@ -41,7 +41,13 @@ const PLACES: usize = 32;
 
 /// Gives `frames`, whose IP packets begin after `l2` bytes (0 or an Ethernet header), to `write` as runs: each
 /// frame once, those of a flow in their order.
-pub fn join(pool: &Pool, frames: &[Frame], l2: usize, takes: Takes, mut write: impl FnMut(Run<'_>)) {
+pub fn join<'a>(
+    pool: &'a Pool,
+    frames: &'a [Frame],
+    l2: usize,
+    takes: Takes,
+    mut write: impl FnMut(Run<'a, '_>),
+) {
     for frames in frames.chunks(CHUNK) {
         Joiner { pool, frames, l2, next: [0; CHUNK], open: [const { None }; PLACES] }.run(takes, &mut write);
     }
@@ -49,11 +55,11 @@ pub fn join(pool: &Pool, frames: &[Frame], l2: usize, takes: Takes, mut write: i
 
 /// Frames that leave together.
 #[derive(Debug)]
-pub struct Run<'a> {
+pub struct Run<'a, 'n> {
     pool: &'a Pool,
     frames: &'a [Frame],
     /// The frame after each.
-    next: &'a [u16],
+    next: &'n [u16],
     l2: usize,
     shape: Shape,
 }
@@ -76,7 +82,7 @@ struct Shape {
     is_verified: bool,
 }
 
-impl<'a> Run<'a> {
+impl<'a> Run<'a, '_> {
     /// Frames in it: one at least.
     pub fn count(&self) -> usize {
         self.shape.count.into()
@@ -195,8 +201,8 @@ struct Joiner<'a> {
     open: [Option<Shape>; PLACES],
 }
 
-impl Joiner<'_> {
-    fn run(mut self, takes: Takes, write: &mut impl FnMut(Run<'_>)) {
+impl<'a> Joiner<'a> {
+    fn run(mut self, takes: Takes, write: &mut impl FnMut(Run<'a, '_>)) {
         for (index, frame) in self.frames.iter().enumerate() {
             match kind(self.pool.bytes(frame), frame.offload, self.l2, takes) {
                 Kind::Segment(segment) => self.add(index as u16, &segment, write),
@@ -213,7 +219,7 @@ impl Joiner<'_> {
         self.close_all(write);
     }
 
-    fn add(&mut self, index: u16, segment: &Segment, write: &mut impl FnMut(Run<'_>)) {
+    fn add(&mut self, index: u16, segment: &Segment, write: &mut impl FnMut(Run<'a, '_>)) {
         let place = segment.place;
         let shape = match self.open[place].and_then(|shape| self.extended(shape, index, segment)) {
             Some(shape) => shape,
@@ -251,19 +257,19 @@ impl Joiner<'_> {
         Some(Shape { last: index, count: shape.count + 1, len: len as u16, is_verified: true, ..shape })
     }
 
-    fn close_all(&mut self, write: &mut impl FnMut(Run<'_>)) {
+    fn close_all(&mut self, write: &mut impl FnMut(Run<'a, '_>)) {
         for place in 0..PLACES {
             self.close(place, write);
         }
     }
 
-    fn close(&mut self, place: usize, write: &mut impl FnMut(Run<'_>)) {
+    fn close(&mut self, place: usize, write: &mut impl FnMut(Run<'a, '_>)) {
         if let Some(shape) = self.open[place].take() {
             self.write(shape, write);
         }
     }
 
-    fn write(&self, shape: Shape, write: &mut impl FnMut(Run<'_>)) {
+    fn write(&self, shape: Shape, write: &mut impl FnMut(Run<'a, '_>)) {
         write(Run { pool: self.pool, frames: self.frames, next: &self.next, l2: self.l2, shape });
     }
 }

@@ -78,7 +78,7 @@ impl TapPort {
     }
 
     /// A run of frames as one.
-    fn send_run(&self, run: &Run<'_>, report: &mut TxReport) {
+    fn send_run(&self, run: &Run<'_, '_>, report: &mut TxReport) {
         let mut head = [0; MAX_HEAD];
         let (len, offload) = run.write_head(&mut head);
         let header = vnet::encode_head(offload, self.l2() as u16, len as u16);

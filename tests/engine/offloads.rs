@@ -70,6 +70,50 @@ fn a_tcp_super_frame_goes_as_one_to_each_kind_of_port() {
     }
 }
 
+/// M14: what a sender with UDP_SEGMENT hands over goes as one, too; each piece of it is a datagram of its own.
+#[test]
+fn a_udp_super_frame_goes_as_one_to_each_kind_of_port() {
+    for (dst, port, head, outer) in WAYS {
+        for (len, size) in [(2 * 1400, 1400), (9999, 1000), (64 * 64, 64), (60_000, 1422)] {
+            let whole = Ip::udp(ALPHA_IP, dst, len);
+            let ip = whole.clone().partial();
+            let segments = Some(Segments { kind: Segmentation::UdpV4, size });
+            let offload = Offload { segments, ..ip.partial_checksum() };
+            let exchange = from_alpha(&ip, offload);
+            let [(id, frame)] = &exchange.out[..] else { panic!("{exchange:?}") };
+            assert_eq!((*id, frame.offload), (port, offload));
+            let wanted = ip.leaving_by(port);
+            assert_eq!(Ip::read(&frame.bytes[head..]), wanted);
+
+            let pieces = cut(frame, outer, head);
+            assert_eq!(pieces.len(), len.div_ceil(size.into()));
+            let data: Vec<u8> = pieces.iter().flat_map(|piece| piece.payload[8..].to_vec()).collect();
+            assert_eq!(data, whole.payload[8..]);
+            for (index, piece) in pieces.iter().enumerate() {
+                assert!(piece.is_summed());
+                assert_eq!(usize::from(word(&piece.payload, 4)), piece.payload.len());
+                assert_eq!((piece.ttl, piece.id), (wanted.ttl, 0x1234 + index as u16));
+                assert_eq!(piece.payload[..4], whole.payload[..4], "ports");
+            }
+        }
+    }
+}
+
+/// No router can cut a datagram's segments smaller: the sender is told, or the frame is dropped.
+#[test]
+fn a_udp_super_frame_whose_segments_are_too_big_is_told() {
+    let ip = Ip::udp(ALPHA_IP, B_VXLAN, 30_000).partial();
+    let segments = Some(Segments { kind: Segmentation::UdpV4, size: 1423 });
+    let offload = Offload { segments, ..ip.partial_checksum() };
+    let bed = || Bed::on(Machine { pod_mtu: 9000, ..Machine::default() });
+    let exchange = bed().one(ALPHA, MemoryFrame { offload, ..ip.sent_by(ALPHA_MAC) });
+    let [(id, frame)] = &exchange.out[..] else { panic!("{exchange:?}") };
+    assert_eq!(*id, ALPHA.into());
+    assert_eq!((frame.bytes[34], frame.bytes[35], word(&frame.bytes, 40)), (3, 4, 1450));
+    let exchange = bed().one(ALPHA, MemoryFrame { offload, ..ip.fragment(0).sent_by(ALPHA_MAC) });
+    assert_eq!(exchange.out, []);
+}
+
 /// Ids of the outer headers are taken for all pieces: the next packet's follows after them.
 #[test]
 fn the_pieces_of_a_super_frame_have_outer_ids_of_their_own() {

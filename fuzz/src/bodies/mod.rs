@@ -8,6 +8,7 @@ pub mod engine;
 mod frame;
 mod resource;
 mod segment;
+mod segmentation;
 mod wire;
 
 /// One target: its name, which is that of its binary and its corpus, and its body.
@@ -17,11 +18,13 @@ pub type Target = (&'static str, fn(&[u8]));
 pub const TARGETS: &[Target] = &[
     ("arp", wire::arp),
     ("checksum", wire::checksum),
+    ("cut", segmentation::cut_any),
     ("engine", engine::engine),
     ("ethernet_ip", frame::ethernet_ip),
     ("flow", frame::flow),
     ("icmpv4", segment::icmpv4),
     ("ipv4", wire::ipv4),
+    ("join", segmentation::join_any),
     ("mac", wire::mac),
     ("resource", resource::resource),
     ("tcp", segment::tcp),
