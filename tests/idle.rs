@@ -10,7 +10,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use lab::{build, margay};
+use lab::{build, margay, moves_tcp, start};
 use margay::rib::Attach;
 use margay::sys::limits;
 use margay::sys::netlink::{LinkChange, VethEnd};
@@ -55,6 +55,16 @@ impl Idle {
             (name, line.split_whitespace().nth(1).unwrap().parse().unwrap())
         };
         self.threads().into_iter().map(of).collect()
+    }
+
+    /// How many threads are not asleep now.
+    fn awake(&mut self) -> u32 {
+        let is_awake = |(_, task): &(String, PathBuf)| {
+            let stat = fs::read_to_string(task.join("stat")).unwrap();
+            // proc(5): the name in brackets, then the state.
+            !stat.rsplit(')').next().unwrap().starts_with(" S")
+        };
+        self.threads().iter().filter(|thread| is_awake(thread)).count() as u32
     }
 
     /// CPU time of all threads so far, user's and system's.
@@ -115,20 +125,42 @@ spec:
 
 #[test]
 fn nobody_wakes_where_nothing_happens() {
-    const TIME: Duration = Duration::from_secs(6);
-    for attach in [Attach::Tap, Attach::Veth] {
-        let mut idle = Idle::start(margay(), attach, &[]);
+    const TIME: Duration = Duration::from_secs(4);
+    const SAMPLES: u32 = 80;
+    for (attach, arguments) in
+        [(Attach::Tap, &[][..]), (Attach::Veth, &[]), (Attach::Tap, &["--spin", "1000"])]
+    {
+        let what = format!("{attach:?} {arguments:?}");
+        let mut idle = Idle::start(margay(), attach, arguments);
         let before = idle.sleeps();
-        std::thread::sleep(TIME);
+        let mut awake = 0;
+        for _ in 0..SAMPLES {
+            std::thread::sleep(TIME / SAMPLES);
+            awake += idle.awake();
+        }
         let after = idle.sleeps();
-        assert!(after.len() >= 6, "{after:?}");
+        assert!(after.len() >= 6, "{what}: {after:?}");
         for ((name, before), (_, after)) in before.iter().zip(&after) {
             // The directory of resources is looked at every two seconds, and the look itself is notified.
             let looks = ["margay-watch", "notify-rs"].iter().any(|thread| name.starts_with(thread));
-            let most = if looks { 12 } else { 2 };
-            assert!(after - before <= most, "{attach:?}: {name} woke {} times in {TIME:?}", after - before);
+            let most = if looks { 10 } else { 2 };
+            assert!(after - before <= most, "{what}: {name} woke {} times in {TIME:?}", after - before);
         }
+        // Who spins wakes nobody, but does not sleep either.
+        assert!(awake < SAMPLES / 10, "{what}: {awake} threads seen awake in {SAMPLES} looks");
     }
+}
+
+/// A worker that asks for work finds it as one that sleeps does.
+#[test]
+fn workers_that_spin_forward() {
+    let mut lab = start(LabSpec::new(Mode::Vxlan), &["--spin", "100"]);
+    let said = lab.nodes[0].daemon().unwrap().output();
+    assert!(said.contains("asked for 100µs at most"), "{said}");
+    let [a, b] = &lab.nodes;
+    moves_tcp(&a.pods[0], &b.pods[0], 10_000_000);
+    moves_tcp(&a.pods[0], &a.pods[1], 10_000_000);
+    lab.stop().unwrap_or_else(|error| panic!("{error}"));
 }
 
 #[test]

@@ -48,6 +48,8 @@ pub struct Config {
     pub resources: PathBuf,
     /// Worker threads.
     pub workers: usize,
+    /// How long a worker asks for work at most before it sleeps.
+    pub spin: Duration,
     /// Name of the host interface; `None` for a node whose pods have no way to it.
     pub host_interface: Option<String>,
     /// TTL of IPIP outer headers.
@@ -151,7 +153,8 @@ impl Agent {
         };
         let publication = Publication::new(Fib::compile(&plan, &environment)?);
         let sole = Sole::claim().map_err(AgentError::NotAlone)?;
-        let workers = Workers::start(config.workers, &publication).map_err(AgentError::Workers)?;
+        let workers =
+            Workers::start(config.workers, config.spin, &publication).map_err(AgentError::Workers)?;
         let guard = Guard::new(&needs.interface.name)?;
         let underlay = Underlay::open(needs, &workers)?;
         let host = config

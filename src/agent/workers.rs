@@ -44,11 +44,11 @@ impl Drop for Tell {
 }
 
 impl Workers {
-    /// Starts `count` threads.
+    /// Starts `count` threads, which ask for work during at most `spin` before they sleep.
     ///
     /// # Errors
     /// The system gives no thread, epoll instance or eventfd.
-    pub(super) fn start(count: usize, publication: &Arc<Publication>) -> io::Result<Self> {
+    pub(super) fn start(count: usize, spin: Duration, publication: &Arc<Publication>) -> io::Result<Self> {
         let (tell, events) = bounded(1024);
         let (end, ended) = bounded(1);
         let mut workers = Vec::with_capacity(count);
@@ -63,7 +63,8 @@ impl Workers {
                 commands,
                 events: tell.clone(),
                 counters: Arc::clone(&counters),
-            })?;
+            })?
+            .spinning(spin);
             let waker = worker.waker();
             let end = Tell(end.clone());
             let thread = std::thread::Builder::new().name(format!("margay-{index}")).spawn(move || {
