@@ -4,6 +4,7 @@
 mod lab;
 
 use std::io::Read;
+use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -13,7 +14,7 @@ use lab::{build, margay, reaches, start, until};
 use margay::rib::Attach;
 use margay::sys::netlink::{Family, LinkChange, Vxlan};
 use margay::sys::netns::Netns;
-use margay::testbed::{Lab, LabSpec, Mode};
+use margay::testbed::{Lab, LabSpec, Mode, Ping, ping};
 use margay::wire::MacAddr;
 use nix::sys::signal::Signal;
 
@@ -194,6 +195,60 @@ fn sighup_reads_all_again() {
     until("its word on it", || count(&mut lab) > before);
     reaches(&lab.nodes[0].pods[0].netns, lab.nodes[1].pods[0].address, "after SIGHUP");
     lab.stop().unwrap_or_else(|error| panic!("{error}"));
+}
+
+#[test]
+fn a_host_interface_that_somebody_deletes_is_made_again() {
+    let mut lab = start(LabSpec::new(Mode::Vxlan), &[]);
+    let found = |lab: &Lab| {
+        let mut netlink = lab.nodes[0].netns.netlink().unwrap();
+        let link = netlink.link("margay0").ok()?;
+        let of_it = netlink.addresses().unwrap().into_iter().filter(|(dev, _)| *dev == link.index);
+        let addresses: Vec<_> = of_it.map(|(_, address)| address).collect();
+        let mut routes = netlink.routes(Family::V4).unwrap();
+        routes.retain(|route| route.dev == Some(link.index));
+        let routes: Vec<_> = routes.into_iter().map(|route| (route.dst, route.prefsrc)).collect();
+        Some((link.index, (link.mtu, link.up, addresses, routes)))
+    };
+    let (index, before) = found(&lab).unwrap();
+    lab.nodes[0].netns.netlink().unwrap().delete_link("margay0").unwrap();
+    until("another margay0 like the first", || {
+        found(&lab).is_some_and(|(other, after)| other != index && after == before)
+    });
+    let said = output(&mut lab);
+    assert!(said.contains("will be opened again") && said.contains("opened again side=Host"), "{said}");
+    let [a, b] = &lab.nodes;
+    reaches(&a.netns, a.pods[0].address, "the node to its pod");
+    reaches(&a.netns, b.pods[0].address, "the node to another node's pod");
+    reaches(&a.pods[0].netns, a.address(), "a pod to its node");
+    reaches(&a.pods[0].netns, b.pods[0].address, "across");
+    lab.stop().unwrap_or_else(|error| panic!("{error}"));
+    nothing_is_left(&lab);
+}
+
+/// Nothing is encapsulated, so that the packet socket is needed, which does not survive that.
+#[test]
+fn an_underlay_that_goes_and_returns_is_opened_again() {
+    let mut lab = start(LabSpec::new(Mode::None), &[]);
+    let elsewhere = Netns::create().unwrap();
+    let node = lab.nodes[0].netns.try_clone().unwrap();
+    let index = node.netlink().unwrap().link("eth0").unwrap().index;
+    node.netlink().unwrap().move_link("eth0", elsewhere.as_fd()).unwrap();
+    until("the daemon's word on it", || output(&mut lab).contains("will be opened again"));
+    elsewhere.netlink().unwrap().move_link("eth0", node.as_fd()).unwrap();
+    let mut netlink = node.netlink().unwrap();
+    assert_eq!(netlink.link("eth0").unwrap().index, index, "everything is as it was");
+    netlink.set_link("eth0", &[LinkChange::Up]).unwrap();
+    netlink.add_address(index, lab.nodes[0].underlay).unwrap();
+    until("the daemon's word on that", || output(&mut lab).contains("opened again side=Underlay"));
+    // The other node's kernel takes its time to believe in its carrier.
+    let brief = Ping { count: 1, patience: Duration::from_millis(100), ..Ping::default() };
+    let across = |lab: &Lab| ping(&lab.nodes[0].pods[0].netns, lab.nodes[1].pods[0].address, brief);
+    until("an answer", || across(&lab).unwrap().lost() == 0);
+    reaches(&lab.nodes[0].pods[0].netns, lab.nodes[1].pods[0].address, "across");
+    reaches(&lab.nodes[1].pods[0].netns, lab.nodes[0].pods[1].address, "and back");
+    lab.stop().unwrap_or_else(|error| panic!("{error}"));
+    nothing_is_left(&lab);
 }
 
 #[test]

@@ -4,6 +4,8 @@ mod lab;
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -14,6 +16,7 @@ use margay::sys::netlink::{Family, RouteKind, Scope};
 use margay::sys::netns::Netns;
 use margay::testbed::{Capture, Lab, LabSpec, Mode, Ping, Workdir, ping};
 use margay::wire::MacAddr;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Datagrams on their way, at most: far fewer than a TAP or a socket queues.
@@ -254,6 +257,55 @@ fn a_pod_whose_namespace_vanishes_is_let_go() {
     reaches_once(&lab.nodes[0].pods[0], &lab.nodes[1].pods[0], 2);
     lab.resources.remove("workload-pod-a1.yaml").unwrap();
     until("the resources without it", || output(&mut lab, 0).contains("resources applied"));
+    reaches_once(&lab.nodes[0].pods[0], &lab.nodes[1].pods[0], 2);
+    lab.stop().unwrap_or_else(|error| panic!("{error}"));
+}
+
+/// Docker names a pod's namespace by its first process.
+#[test]
+fn a_pod_whose_first_process_ends_is_let_go() {
+    let mut lab = build(LabSpec::new(Mode::Vxlan));
+    let pod = &lab.nodes[0].pods[0];
+    let mut first = pod.netns.command("cat").unwrap().stdin(Stdio::piped()).spawn().unwrap();
+    let text = resource(&lab, "pod-a1");
+    let process = format!("/proc/{}/ns/net", first.id());
+    write(&lab, "pod-a1", &text.replace(&pod.netns.path().display().to_string(), &process));
+    lab.start(margay(), &[]).unwrap_or_else(|error| panic!("{error}"));
+    drop(first.stdin.take());
+    first.wait().unwrap();
+    let gone = lab.nodes[0].pods.remove(0);
+    until("the TAP of a pod that is no more", || gone.netns.netlink().unwrap().link("eth0").is_err());
+    reaches_once(&lab.nodes[0].pods[0], &lab.nodes[1].pods[0], 2);
+    lab.stop().unwrap_or_else(|error| panic!("{error}"));
+}
+
+/// A namespace that is mounted on a file, as `ip netns` and container runtimes do.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn new(netns: &Netns, at: PathBuf) -> Self {
+        std::fs::write(&at, "").unwrap();
+        mount(Some(&netns.path()), &at, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+            .unwrap_or_else(|error| panic!("mount on {}: {error}: this needs root", at.display()));
+        Mounted(at)
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        umount2(&self.0, MntFlags::MNT_DETACH).unwrap();
+    }
+}
+
+#[test]
+fn a_pod_whose_namespace_is_unmounted_is_let_go() {
+    let (mut lab, _elsewhere, path) = with_a_path_of_its_own();
+    let mounted = Mounted::new(&lab.nodes[0].pods[0].netns, path);
+    lab.start(margay(), &[]).unwrap_or_else(|error| panic!("{error}"));
+    let gone = lab.nodes[0].pods.remove(0);
+    // The file stays.
+    drop(mounted);
+    until("the TAP of a pod that is no more", || gone.netns.netlink().unwrap().link("eth0").is_err());
     reaches_once(&lab.nodes[0].pods[0], &lab.nodes[1].pods[0], 2);
     lab.stop().unwrap_or_else(|error| panic!("{error}"));
 }

@@ -1,8 +1,9 @@
 //! Attaching endpoints: a TAP in the workload's namespace, or the host end of a veth.
 
-use std::collections::BTreeSet;
+use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use socket2::Socket;
@@ -202,13 +203,22 @@ impl Attached {
         workers.detach(PortId::Endpoint(self.id));
     }
 
-    /// Whether the workload's namespace is no longer where it was, or the host end not among `links`.
-    pub(super) fn is_orphan(&self, links: &BTreeSet<u32>) -> bool {
+    /// By what path its namespace is found, where it is by one.
+    pub(super) fn path(&self) -> Option<&Path> {
+        match &self.kind {
+            Kind::Tap { path, .. } => Some(path),
+            Kind::Veth(_) => None,
+        }
+    }
+
+    /// Whether the workload's namespace is no longer where it was, or its host end's index not one that
+    /// `is_there`.
+    pub(super) fn is_orphan(&self, is_there: impl FnOnce(u32) -> bool) -> bool {
         match &self.kind {
             Kind::Tap { path, namespace } => {
-                !Netns::open(path).and_then(|netns| netns.id()).is_ok_and(|found| found == *namespace)
+                !fs::metadata(path).is_ok_and(|found| (found.dev(), found.ino()) == *namespace)
             }
-            Kind::Veth(link) => !links.contains(&link.index.0),
+            Kind::Veth(link) => !is_there(link.index.0),
         }
     }
 

@@ -6,18 +6,20 @@
 
 mod endpoint;
 mod host;
+mod notices;
 mod screen;
 mod sole;
 mod underlay;
 mod workers;
 
+use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Receiver, select, tick};
+use crossbeam::channel::{Receiver, at, select};
 
 use crate::dataplane::{Event, PortId, Tally};
 use crate::datastore::{self, LoadError, Watcher};
@@ -25,10 +27,11 @@ use crate::fib::{
     CompileError, EndpointId, Environment, Fib, IPIP_OVERHEAD, OuterTtl, Publication, VXLAN_OVERHEAD,
 };
 use crate::rib::{self, Encap, EndpointPlan, NodePlan, PlanError};
-use crate::sys::netlink::{Netlink, NetlinkError};
+use crate::sys::netlink::{ErrorKind, Netlink, NetlinkError};
 
 use endpoint::Attached;
 use host::{Guard, HostInterface};
+use notices::Notices;
 use sole::Sole;
 use underlay::{Needs, Underlay, own_prefixes};
 
@@ -45,6 +48,8 @@ pub struct Config {
     pub resources: PathBuf,
     /// Worker threads.
     pub workers: usize,
+    /// How long a worker asks for work at most before it sleeps.
+    pub spin: Duration,
     /// Name of the host interface; `None` for a node whose pods have no way to it.
     pub host_interface: Option<String>,
     /// TTL of IPIP outer headers.
@@ -92,9 +97,18 @@ pub enum Signal {
     Stop,
 }
 
-/// How often an endpoint that could not be attached is tried again: its namespace may come later than its
-/// resource.
+/// How often is looked and tried again while something is missing: a namespace may come later than its resource,
+/// or the system does not tell of changes.
 const RETRY: Duration = Duration::from_secs(1);
+/// How often is looked when nothing is missing, for what no notice tells.
+const LOOK: Duration = Duration::from_secs(30);
+
+/// A side of the node that is no workload's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Side {
+    Underlay,
+    Host,
+}
 
 /// A node at work. Dropping it removes everything that it made.
 pub struct Agent {
@@ -108,6 +122,11 @@ pub struct Agent {
     guard: Guard,
     endpoints: BTreeMap<String, Attached>,
     failed: BTreeMap<String, String>,
+    /// Sides that must be opened again, with what was last said about it.
+    lost: BTreeMap<Side, String>,
+    notices: Notices,
+    /// Endpoints came or went: the notices follow others' namespaces.
+    endpoints_changed: bool,
     endpoint_mtu: u16,
     /// Notices and warnings that were logged: once is enough.
     told: BTreeSet<String>,
@@ -134,7 +153,8 @@ impl Agent {
         };
         let publication = Publication::new(Fib::compile(&plan, &environment)?);
         let sole = Sole::claim().map_err(AgentError::NotAlone)?;
-        let workers = Workers::start(config.workers, &publication).map_err(AgentError::Workers)?;
+        let workers =
+            Workers::start(config.workers, config.spin, &publication).map_err(AgentError::Workers)?;
         let guard = Guard::new(&needs.interface.name)?;
         let underlay = Underlay::open(needs, &workers)?;
         let host = config
@@ -142,6 +162,7 @@ impl Agent {
             .as_deref()
             .map(|name| HostInterface::open(name, &plan, endpoint_mtu, &workers))
             .transpose()?;
+        let notices = Notices::start().map_err(AgentError::Workers)?;
         let mut agent = Agent {
             config,
             plan,
@@ -152,6 +173,9 @@ impl Agent {
             guard,
             endpoints: BTreeMap::new(),
             failed: BTreeMap::new(),
+            lost: BTreeMap::new(),
+            notices,
+            endpoints_changed: false,
             endpoint_mtu,
             told,
             _sole: sole,
@@ -170,9 +194,13 @@ impl Agent {
     /// # Errors
     /// [`AgentError::WorkerEnded`].
     pub fn run(mut self, watcher: &Watcher, signals: &Receiver<Signal>) -> Result<Tally, AgentError> {
-        let ticks = tick(RETRY);
-        let events = self.workers.events().clone();
+        let (events, ended) = (self.workers.events().clone(), self.workers.ended().clone());
+        let notices = self.notices.told().clone();
+        let mut due = Instant::now();
         loop {
+            self.follow_namespaces();
+            let pause = if self.is_whole() { LOOK } else { RETRY };
+            due = due.min(Instant::now() + pause);
             select! {
                 recv(signals) -> signal => match signal {
                     Ok(Signal::Reload) => self.reload(),
@@ -180,18 +208,44 @@ impl Agent {
                 },
                 recv(watcher.changes()) -> _ => self.reload(),
                 recv(events) -> event => event.into_iter().for_each(|event| self.lost(event)),
-                recv(ticks) -> _ => {
-                    if self.workers.ended() {
-                        return Err(AgentError::WorkerEnded);
-                    }
-                    self.release_orphans();
-                    if self.underlay_changed() {
-                        self.settle();
-                    } else if !self.failed.is_empty() {
-                        self.retry();
-                    }
+                recv(ended) -> _ => return Err(AgentError::WorkerEnded),
+                recv(notices) -> _ => self.look(),
+                recv(at(due)) -> _ => {
+                    due = Instant::now() + LOOK;
+                    self.look();
+                    self.retry();
                 }
             }
+        }
+    }
+
+    /// Whether nothing has to be tried or looked at again and again.
+    fn is_whole(&self) -> bool {
+        self.failed.is_empty() && self.lost.is_empty() && self.notices.is_complete()
+    }
+
+    /// Finds out what a notice may be about.
+    fn look(&mut self) {
+        self.release_orphans();
+        match needs(&self.plan) {
+            Ok(needs) if needs != *self.underlay.needs() => {
+                if let Err(error) = self.reconcile() {
+                    self.miss(Side::Underlay, &error.to_string());
+                }
+            }
+            Ok(_) => {}
+            // The node's address or its interface is gone, and the packet sockets with it. There is nothing to do but
+            // wait, and to open them again even if everything is then as it was.
+            Err(error) => self.miss(Side::Underlay, &error.to_string()),
+        }
+    }
+
+    /// Has the ways told by which the workloads' namespaces are found.
+    fn follow_namespaces(&mut self) {
+        while std::mem::take(&mut self.endpoints_changed) {
+            self.notices.follow(self.endpoints.values().filter_map(Attached::path));
+            // What happened before they were followed was not told.
+            self.release_orphans();
         }
     }
 
@@ -238,9 +292,14 @@ impl Agent {
                 self.guard = Guard::new(&needs.interface.name)?;
             }
             self.underlay = Underlay::open(needs.clone(), &self.workers)?;
+            self.lost.remove(&Side::Underlay);
         }
-        if let Some(host) = &mut self.host {
-            host.follow(&self.plan, endpoint_mtu)?;
+        match self.host.as_mut().map(|host| host.follow(&self.plan, endpoint_mtu)) {
+            // What it has to follow it will when it is made again.
+            Some(Err(HostError::Netlink(error))) if error.kind == ErrorKind::NoDevice => {
+                self.miss(Side::Host, &error.to_string());
+            }
+            other => other.unwrap_or(Ok(()))?,
         }
         let own = own_prefixes(&self.plan);
         self.guard.follow(&own)?;
@@ -254,9 +313,13 @@ impl Agent {
         Ok(())
     }
 
-    /// Tries the endpoints again that could not be attached. Without success nothing is compiled: a namespace
-    /// that never comes must not cost a FIB a second.
+    /// Tries again what could not be opened or attached. Without success nothing is compiled: a namespace that
+    /// never comes must not cost a FIB a second.
     fn retry(&mut self) {
+        self.reopen();
+        if self.failed.is_empty() {
+            return;
+        }
         let new = self.attach_new();
         if new.is_empty() {
             return;
@@ -299,6 +362,7 @@ impl Agent {
             return Ok(());
         }
         let gone: Vec<Attached> = old.iter().filter_map(|name| self.endpoints.remove(name)).collect();
+        self.endpoints_changed = true;
         self.publish(needs, endpoint_mtu)?;
         for attached in gone {
             tracing::info!(endpoint = %attached.plan.name, "endpoint detached");
@@ -323,6 +387,7 @@ impl Agent {
                 Ok(attached) => {
                     used.insert(free);
                     self.endpoints.insert(plan.name.clone(), attached);
+                    self.endpoints_changed = true;
                     new.push(plan.name.clone());
                 }
                 Err(error) => {
@@ -367,18 +432,15 @@ impl Agent {
         }
     }
 
-    /// The node's address has moved to another interface, or its interface has another index or MTU. Without
-    /// one there is nothing to do but wait.
-    fn underlay_changed(&self) -> bool {
-        needs(&self.plan).is_ok_and(|needs| needs != *self.underlay.needs())
-    }
-
     /// Endpoints whose workload has ended, or been replaced, while the resource stays.
     fn release_orphans(&mut self) {
+        let links = LazyCell::new(|| {
+            let links = Netlink::open().and_then(|mut netlink| netlink.links()).ok()?;
+            Some(links.iter().map(|link| link.index.0).collect::<BTreeSet<u32>>())
+        });
         // A list that cannot be had tells nothing.
-        let Ok(links) = Netlink::open().and_then(|mut netlink| netlink.links()) else { return };
-        let links: BTreeSet<u32> = links.iter().map(|link| link.index.0).collect();
-        let orphans = self.endpoints.iter().filter(|(_, attached)| attached.is_orphan(&links));
+        let is_there = |index| links.as_ref().is_none_or(|links| links.contains(&index));
+        let orphans = self.endpoints.iter().filter(|(_, attached)| attached.is_orphan(is_there));
         let names: Vec<String> = orphans.map(|(name, _)| name.clone()).collect();
         names.iter().for_each(|name| self.release(name, "its network namespace or interface is gone"));
     }
@@ -386,6 +448,7 @@ impl Agent {
     /// Detaches an endpoint that the plan still has; it will be tried again.
     fn release(&mut self, name: &str, reason: &str) {
         let Some(attached) = self.endpoints.remove(name) else { return };
+        self.endpoints_changed = true;
         if self.failed.insert(name.to_owned(), reason.to_owned()).as_deref() != Some(reason) {
             tracing::warn!(endpoint = %name, reason, "endpoint detached, will be tried again");
         }
@@ -407,8 +470,56 @@ impl Agent {
                     self.release(&name, &error.to_string());
                 }
             }
-            Event::PortLost { id, error } => tracing::error!(port = ?id, %error, "a port is lost"),
+            Event::PortLost { id: PortId::Host, error } => {
+                // The other workers still have it.
+                self.workers.detach(PortId::Host);
+                self.miss(Side::Host, &error.to_string());
+                self.reopen();
+            }
+            Event::PortLost { id, error } => {
+                self.miss(Side::Underlay, &format!("{id:?}: {error}"));
+                self.reopen();
+            }
         }
+    }
+
+    /// Has a side opened again at the next opportunity.
+    fn miss(&mut self, side: Side, reason: &str) {
+        if self.lost.insert(side, reason.to_owned()).as_deref() != Some(reason) {
+            tracing::warn!(?side, reason, "a side of the node is lost, will be opened again");
+        }
+    }
+
+    /// Opens again what was lost.
+    fn reopen(&mut self) {
+        for side in self.lost.keys().copied().collect::<Vec<_>>() {
+            let opened = match side {
+                Side::Host => self.open_host(),
+                Side::Underlay => self.open_underlay(),
+            };
+            match opened {
+                Ok(()) => {
+                    self.lost.remove(&side);
+                    tracing::info!(?side, "opened again");
+                }
+                Err(error) => self.miss(side, &error.to_string()),
+            }
+        }
+    }
+
+    fn open_host(&mut self) -> Result<(), AgentError> {
+        let Some(name) = self.config.host_interface.as_deref() else { return Ok(()) };
+        self.host = Some(HostInterface::open(name, &self.plan, self.endpoint_mtu, &self.workers)?);
+        Ok(())
+    }
+
+    fn open_underlay(&mut self) -> Result<(), AgentError> {
+        let needs = needs(&self.plan)?;
+        if needs != *self.underlay.needs() {
+            return self.reconcile();
+        }
+        self.underlay = Underlay::open(needs, &self.workers)?;
+        Ok(self.underlay.follow(own_prefixes(&self.plan))?)
     }
 }
 

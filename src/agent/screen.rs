@@ -1,6 +1,7 @@
 //! The start-up screen: what was found, what will be used, and why.
 
 use std::fmt::Write;
+use std::time::Duration;
 
 use super::Agent;
 use super::underlay::SOURCE_PORTS;
@@ -21,7 +22,11 @@ pub(super) fn render(agent: &Agent) -> String {
         "underlay",
         format!("{} in {} on {}, MTU {}", plan.address, plan.subnet, underlay.name, underlay.mtu),
     );
-    line("workers", format!("{}, run to completion, woken by readiness", agent.workers.count()));
+    let spin = match agent.config.spin {
+        Duration::ZERO => String::new(),
+        limit => format!(" after they asked for {limit:?} at most"),
+    };
+    line("workers", format!("{}, run to completion, woken by readiness{spin}", agent.workers.count()));
     match needs.vxlan {
         Some(port) => line(
             "vxlan",

@@ -23,6 +23,7 @@ const CLOSE_TIME: Duration = Duration::from_secs(2);
 pub(super) struct Workers {
     workers: Vec<Running>,
     events: Receiver<Event>,
+    ended: Receiver<()>,
 }
 
 struct Running {
@@ -32,13 +33,24 @@ struct Running {
     thread: Option<JoinHandle<io::Result<()>>>,
 }
 
+/// Tells of the end of the thread that owns it, be it by a panic.
+struct Tell(Sender<()>);
+
+impl Drop for Tell {
+    fn drop(&mut self) {
+        // Full means that somebody has told already.
+        let _ = self.0.try_send(());
+    }
+}
+
 impl Workers {
-    /// Starts `count` threads.
+    /// Starts `count` threads, which ask for work during at most `spin` before they sleep.
     ///
     /// # Errors
     /// The system gives no thread, epoll instance or eventfd.
-    pub(super) fn start(count: usize, publication: &Arc<Publication>) -> io::Result<Self> {
+    pub(super) fn start(count: usize, spin: Duration, publication: &Arc<Publication>) -> io::Result<Self> {
         let (tell, events) = bounded(1024);
+        let (end, ended) = bounded(1);
         let mut workers = Vec::with_capacity(count);
         for index in 0..count {
             let (sender, commands) = unbounded();
@@ -51,13 +63,17 @@ impl Workers {
                 commands,
                 events: tell.clone(),
                 counters: Arc::clone(&counters),
-            })?;
+            })?
+            .spinning(spin);
             let waker = worker.waker();
-            let thread =
-                std::thread::Builder::new().name(format!("margay-{index}")).spawn(move || worker.run())?;
+            let end = Tell(end.clone());
+            let thread = std::thread::Builder::new().name(format!("margay-{index}")).spawn(move || {
+                let _end = end;
+                worker.run()
+            })?;
             workers.push(Running { commands: sender, waker, counters, thread: Some(thread) });
         }
-        Ok(Workers { workers, events })
+        Ok(Workers { workers, events, ended })
     }
 
     /// How many.
@@ -107,9 +123,9 @@ impl Workers {
         total
     }
 
-    /// A worker that ended by itself: that is a fault.
-    pub(super) fn ended(&self) -> bool {
-        self.workers.iter().any(|worker| worker.thread.as_ref().is_none_or(JoinHandle::is_finished))
+    /// Tells of a worker that ended by itself: that is a fault.
+    pub(super) fn ended(&self) -> &Receiver<()> {
+        &self.ended
     }
 
     fn tell(&self, index: usize, command: Command) {

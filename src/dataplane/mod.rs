@@ -15,6 +15,8 @@ pub mod engine;
 pub mod neighbor;
 pub mod packet;
 mod ports;
+mod ready;
+mod spin;
 pub mod worker;
 
 pub use counters::{Counters, Tally};

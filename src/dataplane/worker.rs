@@ -19,6 +19,8 @@ use super::decap::Kind;
 use super::engine::{Engine, Origin, Tables, Verdict};
 use super::neighbor::{Neighbor, Neighbors};
 use super::ports::{PortId, Ports, Refused};
+use super::ready::Ready;
+use super::spin::Spin;
 use super::{Counters, Tally};
 use crate::buf::{Frame, Pool};
 use crate::fib::{EndpointId, Fib, Reader};
@@ -98,8 +100,8 @@ pub struct Worker {
     poll: Poll,
     readiness: Events,
     waker: Arc<Waker>,
-    /// Places of ports that may have something to receive.
-    ready: Vec<usize>,
+    ready: Ready,
+    spin: Spin,
     batch: Vec<Frame>,
     made: Vec<Made>,
     tally: Tally,
@@ -140,7 +142,8 @@ impl Worker {
             poll,
             readiness: Events::with_capacity(256),
             waker,
-            ready: Vec::with_capacity(256),
+            ready: Ready::default(),
+            spin: Spin::new(Duration::ZERO),
             batch: Vec::with_capacity(FRAMES),
             made: Vec::with_capacity(FRAMES),
             tally: Tally::default(),
@@ -150,6 +153,12 @@ impl Worker {
             events: setup.events,
             counters: setup.counters,
         })
+    }
+
+    /// Asks for work during at most `limit` before it sleeps, as long as work comes that soon: it is found earlier
+    /// than a thread that sleeps can be woken.
+    pub fn spinning(self, limit: Duration) -> Self {
+        Worker { spin: Spin::new(limit), ..self }
     }
 
     /// What ends the wait of [`Self::turn`]: to be used after a command was sent or a FIB published.
@@ -178,14 +187,12 @@ impl Worker {
             return Ok(Flow::Stop);
         }
         let mut next = 0;
-        while let Some(&index) = self.ready.get(next) {
+        while let Some(index) = self.ready.get(next) {
             match self.receive(index) {
                 Rx::More => next += 1,
                 // A port that was lost is gone from the list already.
-                Rx::Drained if self.ready.get(next) != Some(&index) => {}
-                Rx::Drained => {
-                    self.ready.swap_remove(next);
-                }
+                Rx::Drained if self.ready.get(next) != Some(index) => {}
+                Rx::Drained => self.ready.swap_remove(next),
             }
         }
         if self.slowpath.parked.deadline(self.now).is_some() {
@@ -206,17 +213,43 @@ impl Worker {
             (true, Some(wait), Some(timer)) => Some(wait.min(timer)),
             (true, wait, timer) => wait.or(timer),
         };
-        match self.poll.poll(&mut self.readiness, wait) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
-            other => other?,
+        match wait {
+            Some(Duration::ZERO) => self.poll(wait)?,
+            _ if self.spin.is_on() => self.spin(wait)?,
+            _ => self.poll(wait)?,
         }
         for event in self.readiness.iter().filter(|event| event.token() != WAKE) {
             // Edge-triggered: a port that is still being read tells of no second edge that matters.
-            if !self.ready.contains(&event.token().0) {
-                self.ready.push(event.token().0);
-            }
+            self.ready.insert(event.token().0);
         }
         Ok(())
+    }
+
+    /// Asks for a while, as [`Spin`] has it, then sleeps.
+    fn spin(&mut self, wait: Option<Duration>) -> io::Result<()> {
+        let began = Instant::now();
+        let time = self.spin.time().min(wait.unwrap_or(Duration::MAX));
+        let mut found = false;
+        while !found && began.elapsed() < time {
+            self.poll(Some(Duration::ZERO))?;
+            found = !self.readiness.is_empty();
+            if !found {
+                // Whoever makes the work that is waited for may need this core.
+                std::thread::yield_now();
+            }
+        }
+        if !found {
+            self.poll(wait)?;
+        }
+        self.spin.waited(began.elapsed());
+        Ok(())
+    }
+
+    fn poll(&mut self, wait: Option<Duration>) -> io::Result<()> {
+        match self.poll.poll(&mut self.readiness, wait) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
+            other => other,
+        }
     }
 
     fn obey(&mut self) -> Flow {
@@ -236,6 +269,7 @@ impl Worker {
     fn attach(&mut self, id: PortId, port: Box<dyn Port>, receives: bool, neighbor: Option<Arc<Neighbor>>) {
         self.detach(id);
         if receives {
+            self.ready.make_room(id.index());
             match port.readiness() {
                 Some(fd) => {
                     let source = &mut SourceFd(&fd);
@@ -245,7 +279,7 @@ impl Worker {
                         return;
                     }
                 }
-                None => self.ready.push(id.index()),
+                None => self.ready.insert(id.index()),
             }
         }
         if let (PortId::Endpoint(endpoint), Some(neighbor)) = (id, neighbor) {
@@ -261,7 +295,7 @@ impl Worker {
             // The descriptor may be shared, so that closing ours does not end the registration.
             let _ = self.poll.registry().deregister(&mut SourceFd(&fd));
         }
-        self.ready.retain(|index| *index != id.index());
+        self.ready.remove(id.index());
         if let PortId::Endpoint(endpoint) = id {
             self.neighbors.remove(endpoint);
         }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`netns`] | network namespaces, setns(2) |
 //! | [`netlink`] | links, addresses, routes, rules, neighbours |
+//! | [`process`] | pidfd_open(2) |
 //! | [`userns`] | root inside a user namespace |
 //! | [`tun`] | TUN and TAP with virtio-net headers and queues |
 //! | [`socket`] | raw, UDP and packet sockets |
@@ -18,6 +19,7 @@ pub mod limits;
 pub mod mmsg;
 pub mod netlink;
 pub mod netns;
+pub mod process;
 pub mod socket;
 pub mod tun;
 pub mod userns;

@@ -7,6 +7,7 @@
 mod address;
 mod error;
 mod link;
+mod monitor;
 mod neighbour;
 mod route;
 mod rule;
@@ -22,6 +23,7 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use error::{Cause, Result};
 pub use error::{ErrorKind, NetlinkError};
 pub use link::{Link, LinkChange, LinkId, LinkIndex, VethEnd, Vxlan};
+pub use monitor::{Monitor, Topic};
 pub use neighbour::Neighbour;
 pub use netlink_packet_route::neighbour::NeighbourState;
 pub use route::{PathTo, Route, RouteKind, Scope};
