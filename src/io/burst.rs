@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 
 use super::offload::{Outer, SuperFrame};
-use super::{FRAMES, PATIENCE, Rx, TxReport};
+use super::{FRAMES, Rx, TxReport};
 use crate::buf::{Frame, Pool, Segments};
 use crate::sys::mmsg::{self, BATCH, Batch, Envelope, Outbox, Received};
 
@@ -89,12 +89,13 @@ impl Burst {
         }
     }
 
-    /// Begins to send by `socket`.
-    pub(super) fn sending<'b, 'a>(&'b mut self, socket: BorrowedFd<'b>) -> Sending<'b, 'a> {
+    /// Begins to send by `socket`, which may keep us waiting so many milliseconds when it is full.
+    pub(super) fn sending<'b, 'a>(&'b mut self, socket: BorrowedFd<'b>, wait: i32) -> Sending<'b, 'a> {
         self.fates.clear();
         self.owners.clear();
         Sending {
             socket,
+            wait,
             outbox: self.batch.outbox(),
             fates: &mut self.fates,
             owners: &mut self.owners,
@@ -139,6 +140,7 @@ enum Patience {
 #[derive(Debug)]
 pub(super) struct Sending<'b, 'a> {
     socket: BorrowedFd<'b>,
+    wait: i32,
     outbox: Outbox<'b, 'a>,
     fates: &'b mut Vec<Fate>,
     owners: &'b mut Vec<Owner>,
@@ -287,7 +289,7 @@ impl<'a> Sending<'_, 'a> {
         }
         self.patience = match self.patience {
             Patience::Fresh => {
-                mmsg::wait_writable(self.socket, PATIENCE);
+                mmsg::wait_writable(self.socket, self.wait);
                 Patience::Waited
             }
             _ => Patience::Lost,

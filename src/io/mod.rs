@@ -27,8 +27,10 @@ pub const BATCH: usize = crate::sys::mmsg::BATCH;
 pub const FRAMES: usize = 1024;
 
 /// How long a full interface or socket may hold a worker up, in milliseconds: it reads nothing meanwhile, so what
-/// would follow waits in the endpoints' queues.
+/// would follow waits in the endpoints' queues. For a workload that does not take what is sent to it:
 const PATIENCE: i32 = 2;
+/// For an underlay that is slower than the workloads: see `SEND_BUFFER` in `sys/socket.rs`.
+const UNDERLAY_PATIENCE: i32 = 100;
 
 /// What a port that was read has left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use socket2::Socket;
 use super::burst::{Burst, Sending};
 use super::join::{Run, Takes, join};
 use super::offload::MAX_HEAD;
-use super::{BATCH, Port, Rx, TxReport, vnet};
+use super::{BATCH, PATIENCE, Port, Rx, TxReport, vnet};
 use crate::buf::{Frame, Pool, Segmentation};
 use crate::sys::mmsg::Envelope;
 use crate::wire::ethernet;
@@ -42,7 +42,7 @@ impl Port for PacketPort {
 
     fn tx(&mut self, pool: &mut Pool, batch: &mut Vec<Frame>) -> TxReport {
         let mut report = TxReport::default();
-        let mut sending = self.burst.sending(self.socket.as_fd());
+        let mut sending = self.burst.sending(self.socket.as_fd(), PATIENCE);
         let mut joined_udp = false;
         join(pool, batch, ethernet::HEADER_LEN, self.takes, |run| {
             sending.run(run.count());

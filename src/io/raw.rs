@@ -8,7 +8,7 @@ use socket2::Socket;
 
 use super::burst::{self, Burst, Way};
 use super::offload::Outer;
-use super::{BATCH, Port, Rx, TxReport};
+use super::{BATCH, Port, Rx, TxReport, UNDERLAY_PATIENCE};
 use crate::buf::{Frame, Pool};
 use crate::sys::mmsg::Envelope;
 
@@ -49,7 +49,7 @@ impl Port for RawPort {
     fn tx(&mut self, pool: &mut Pool, batch: &mut Vec<Frame>) -> TxReport {
         let mut report = TxReport::default();
         let way = Way { outer: self.outer, datagrams: 1 };
-        let mut sending = self.burst.sending(self.sender.as_fd());
+        let mut sending = self.burst.sending(self.sender.as_fd(), UNDERLAY_PATIENCE);
         for frame in batch.iter() {
             // TOS stands in the header that we wrote.
             let envelope = Envelope { tos: 0, ..burst::envelope(frame, 0) };

@@ -9,7 +9,7 @@ use socket2::Socket;
 use super::burst::{self, Burst, MAX_DATAGRAMS, MAX_MESSAGE, Way};
 use super::offload::Outer;
 use super::runs::Runs;
-use super::{Port, Rx, TxReport};
+use super::{Port, Rx, TxReport, UNDERLAY_PATIENCE};
 use crate::buf::{Frame, Pool};
 use crate::sys::mmsg::Envelope;
 use crate::wire::Ecn;
@@ -84,7 +84,7 @@ impl Port for UdpPort {
         let mut report = TxReport::default();
         let way = Way { outer: Outer::Vxlan, datagrams: self.datagrams };
         for (index, sender) in self.senders.iter().enumerate() {
-            let mut sending = self.burst.sending(sender.as_fd());
+            let mut sending = self.burst.sending(sender.as_fd(), UNDERLAY_PATIENCE);
             for (key, members) in self.runs.iter().filter(|(key, _)| key.sender == index) {
                 let Some(first) = members.clone().next().map(|index| &batch[index]) else { continue };
                 let envelope = burst::envelope(first, self.port);

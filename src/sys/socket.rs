@@ -9,9 +9,14 @@ use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 
 use super::filter::Filter;
 
-/// Receive and send buffers that a tunnel socket asks for, bytes: a burst of a few milliseconds at
-/// 10 Gbit/s. Beyond `net.core.rmem_max` the kernel gives what it allows.
-const TUNNEL_BUFFER: usize = 4 << 20;
+/// Receive buffer that a tunnel socket asks for, bytes: a burst of a few milliseconds at 10 Gbit/s. Beyond
+/// `net.core.rmem_max` the kernel gives what it allows.
+const RECEIVE_BUFFER: usize = 4 << 20;
+/// Send buffer, bytes: of these the kernel allows `net.core.wmem_max`, and then twice as many, for its own data as
+/// well; with 1,500-byte packets that is 680 kB on their way. A full socket takes more when half of that has left.
+/// Half must be more than leaves while a thread is woken (100 µs: 27 Gbit/s), and so little that it leaves within
+/// the patience of `io` (100 ms: 27 Mbit/s), as what does not is lost.
+const SEND_BUFFER: usize = 512 << 10;
 
 /// A raw socket that receives protocol 4, outer header included.
 ///
@@ -140,8 +145,8 @@ fn link_address(interface: u32, ethertype: u16) -> SockAddr {
 }
 
 fn tunnel_buffers(socket: &Socket) -> io::Result<()> {
-    socket.set_recv_buffer_size(TUNNEL_BUFFER)?;
-    socket.set_send_buffer_size(TUNNEL_BUFFER)
+    socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
+    socket.set_send_buffer_size(SEND_BUFFER)
 }
 
 fn set_option(socket: &Socket, level: i32, name: i32, value: i32) -> io::Result<()> {
