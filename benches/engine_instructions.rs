@@ -11,10 +11,11 @@
 mod scene;
 
 use std::hint::black_box;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use margay::io::BATCH;
+use scene::callgrind::{NoCount, instructions};
 use scene::{Bare, Path, Scene};
 
 /// Turns of a short run, and how many more a long one has.
@@ -51,25 +52,8 @@ fn report() -> ExitCode {
 }
 
 fn per_packet(what: &str, path: Path) -> Result<f64, NoCount> {
-    let (few, many) = (count(what, path, TURNS)?, count(what, path, TURNS + MORE)?);
-    Ok((many - few) / (MORE * BATCH) as f64)
-}
-
-/// Valgrind is missing, or said something unexpected.
-struct NoCount;
-
-fn count(what: &str, path: Path, turns: usize) -> Result<f64, NoCount> {
-    let this = std::env::current_exe().map_err(|_| NoCount)?;
-    let output = Command::new("valgrind")
-        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
-        .arg(this)
-        .args(["run", what, path.name(), &turns.to_string()])
-        .output()
-        .map_err(|_| NoCount)?;
-    let text = String::from_utf8_lossy(&output.stderr);
-    // ==123== Collected : 4567
-    let collected = text.lines().find_map(|line| line.split_once("Collected :")).ok_or(NoCount)?.1;
-    collected.trim().parse().map_err(|_| NoCount)
+    let count = |turns: usize| instructions(&["run", what, path.name(), &turns.to_string()]);
+    Ok((count(TURNS + MORE)? - count(TURNS)?) / (MORE * BATCH) as f64)
 }
 
 fn run(what: &str, path: &str, turns: usize) {

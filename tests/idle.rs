@@ -5,6 +5,7 @@
 
 mod lab;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -140,11 +141,20 @@ fn nobody_wakes_where_nothing_happens() {
         }
         let after = idle.sleeps();
         assert!(after.len() >= 6, "{what}: {after:?}");
-        for ((name, before), (_, after)) in before.iter().zip(&after) {
-            // The directory of resources is looked at every two seconds, and the look itself is notified.
-            let looks = ["margay-watch", "notify-rs"].iter().any(|thread| name.starts_with(thread));
-            let most = if looks { 10 } else { 2 };
-            assert!(after - before <= most, "{what}: {name} woke {} times in {TIME:?}", after - before);
+        let wakes: BTreeMap<&str, u64> = std::iter::zip(&before, &after)
+            .map(|((name, before), (_, after))| (name.as_str(), after - before))
+            .collect();
+        for (name, woke) in &wakes {
+            let most = match *name {
+                // Others may mount something, which is told to everyone; then the agent has a look.
+                "margay-notices" => 40,
+                "margay" => 2 + wakes["margay-notices"],
+                // The directory of resources is looked at every two seconds, and the look itself is notified.
+                "margay-watch" => 10,
+                other if other.starts_with("notify-rs") => 10,
+                _ => 2,
+            };
+            assert!(*woke <= most, "{what}: {name} woke {woke} times in {TIME:?}: {wakes:?}");
         }
         // Who spins wakes nobody, but does not sleep either.
         assert!(awake < SAMPLES / 10, "{what}: {awake} threads seen awake in {SAMPLES} looks");
@@ -174,6 +184,7 @@ fn a_hundred_endpoints_cost_less_than_a_thousandth_of_a_core() {
         }
         None => margay().to_owned(),
     };
+    let mut shares = Vec::new();
     for attach in [Attach::Tap, Attach::Veth] {
         let mut idle = Idle::start(&binary, attach, &[]);
         let (before, sleeps) = (idle.cpu(), idle.sleeps());
@@ -184,6 +195,7 @@ fn a_hundred_endpoints_cost_less_than_a_thousandth_of_a_core() {
         for ((name, before), (_, after)) in sleeps.iter().zip(&then) {
             println!("  {name:<16} {:.1} times a second", (after - before) as f64 / TIME.as_secs_f64());
         }
-        assert!(share < 0.001, "{attach:?}: {:.4} % of a core", share * 100.0);
+        shares.push(share);
     }
+    assert!(shares.iter().all(|share| *share < 0.001), "{shares:?} of a core");
 }

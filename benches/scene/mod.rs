@@ -4,6 +4,7 @@
 //! Each bench or test that includes this module uses a part of it.
 #![allow(dead_code)]
 
+pub(crate) mod callgrind;
 mod flows;
 mod replay;
 #[path = "../tables/mod.rs"]
@@ -20,14 +21,14 @@ use margay::dataplane::{
     Command, Counters, Engine, Neighbor, Neighbors, PortId, Setup, Tables, Verdict, Worker,
 };
 use margay::fib::{EndpointId, Environment, Fib, OuterTtl, Publication};
-use margay::io::BATCH;
+use margay::io::{BATCH, Port};
 use margay::lpm::Prefix;
 use margay::rib::{Attach, Encap, EndpointPlan, NodePlan, Peer, Route, RouteClass, Rule, Settings, Target};
 use margay::verdict::DropReason;
 use margay::wire::MacAddr;
 
 pub(crate) use flows::Input;
-pub(crate) use replay::Replay;
+pub(crate) use replay::{Replay, Silent};
 use tables::Random;
 
 const ROUTES: usize = 10_000;
@@ -119,7 +120,12 @@ pub(crate) struct Scene {
 
 impl Scene {
     pub(crate) fn new() -> Scene {
-        let remote = remote_routes();
+        Self::with_routes(ROUTES - WORKLOADS - WORKLOADS.div_ceil(64))
+    }
+
+    /// The same with another number of routes to peers.
+    pub(crate) fn with_routes(count: usize) -> Scene {
+        let remote = remote_routes(count);
         let publication = Publication::new(compile(&remote));
         Scene { publication, remote }
     }
@@ -132,6 +138,11 @@ impl Scene {
 
     /// A worker that receives frames of `paths` for ever and sends to ports that throw them away.
     pub(crate) fn worker(&self, paths: &[Path]) -> Worker {
+        self.worker_among(paths, 0)
+    }
+
+    /// The same, and it serves so many endpoints more that never have a frame.
+    pub(crate) fn worker_among(&self, paths: &[Path], idle: usize) -> Worker {
         let (commands, orders) = crossbeam::channel::unbounded();
         let (events, _) = crossbeam::channel::unbounded();
         let attach = |id, receives| Command::Attach {
@@ -162,6 +173,13 @@ impl Scene {
             commands
                 .send(Command::Attach { id, port, receives: true, neighbor })
                 .expect("the receiver lives");
+        }
+        for number in 0..idle as u32 {
+            let port: Box<dyn Port> = Box::new(Silent::new());
+            let id = EndpointId(WORKLOADS as u32 + number);
+            let attach =
+                Command::Attach { id: id.into(), port, receives: true, neighbor: Some(neighbor(id)) };
+            commands.send(attach).expect("the receiver lives");
         }
         Worker::new(Setup {
             index: 0,
@@ -279,14 +297,13 @@ fn pool_of(encap: Encap) -> Ipv4Addr {
     }
 }
 
-fn remote_routes() -> Vec<(Ipv4Addr, u8, usize, Encap)> {
+fn remote_routes(count: usize) -> Vec<(Ipv4Addr, u8, usize, Encap)> {
     let mut random = Random::new(7);
     let (mut routes, mut seen) = (Vec::new(), HashSet::new());
-    let own = WORKLOADS + WORKLOADS.div_ceil(64);
-    let each = (ROUTES - own) / 3;
+    let each = count / 3;
     for encap in [Encap::Ipip, Encap::Vxlan, Encap::Direct] {
         let end = routes.len() + each;
-        let blocks = routes.len() + BLOCKS;
+        let blocks = routes.len() + BLOCKS.min(each);
         while routes.len() < end {
             let len = if routes.len() < blocks { 26 } else { 32 };
             let host = random.below(1 << 20) as u32 & u32::MAX << (32 - len);
