@@ -12,7 +12,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use socket2::SockRef;
 
 use super::BedError;
-use crate::sys::mmsg::{BATCH, Batch, Message};
+use crate::sys::mmsg::{BATCH, Batch, Envelope};
 use crate::sys::netns::Netns;
 
 /// What the receiver's socket may hold, bytes: it must not be the receiver that loses.
@@ -180,8 +180,12 @@ fn send(socket: &UdpSocket, blast: Blast) -> io::Result<(u64, Duration)> {
         let taken = if blast.segmented {
             socket.send(&bytes[..due * blast.payload]).map(|_| due)
         } else {
-            let message = |head| Message { to: None, head, body: &[], tos: 0 };
-            batch.send(socket.as_fd(), bytes.chunks_exact(blast.payload).take(due).map(message))
+            let mut outbox = batch.outbox();
+            for datagram in bytes.chunks_exact(blast.payload).take(due) {
+                outbox.begin(Envelope::default());
+                outbox.body(datagram);
+            }
+            outbox.send(socket.as_fd(), 0)
         };
         match taken {
             Ok(taken) => {
