@@ -1,6 +1,5 @@
 //! `margay demo`: two nodes and their pods on this machine, and what their packets look like on the way.
 
-mod machine;
 mod scene;
 mod summary;
 
@@ -8,8 +7,9 @@ use std::io::{self, ErrorKind, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::cli::machine::{self, AttachArg, Machine, MachineError};
+use crate::cli::seconds;
 use crate::testbed::{BedError, LabSpec, Mode, Topology};
-use machine::Machine;
 use scene::{OnWire, Outcome, Scene};
 
 /// Build two nodes with two pods each on this machine and show their packets
@@ -47,30 +47,12 @@ pub enum ModeArg {
     All,
 }
 
-/// What `--attach` takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum AttachArg {
-    /// TAP where /dev/net/tun can be opened, else veth
-    Auto,
-    /// TAP
-    Tap,
-    /// Veth
-    Veth,
-}
-
-fn seconds(text: &str) -> Result<f64, String> {
-    match text.parse() {
-        Ok(seconds) if (0.1..=60.0).contains(&seconds) => Ok(seconds),
-        _ => Err("a number from 0.1 to 60".into()),
-    }
-}
-
 /// Why the demo did not show what it is for.
 #[derive(Debug, thiserror::Error)]
 pub enum DemoError {
     /// The machine does not allow what it needs.
-    #[error("{0}")]
-    Machine(String),
+    #[error(transparent)]
+    Machine(#[from] MachineError),
     /// Something that was shown did not work.
     #[error("the demo failed: {}", .0.join("; "))]
     Failed(Vec<String>),
@@ -90,7 +72,7 @@ pub enum DemoError {
 pub fn run(args: &Args) -> Result<(), DemoError> {
     let binary = std::env::current_exe()?;
     let machine = Machine::prepare(args.attach)?;
-    machine::end_on_signals()?;
+    machine::end_on_signals("demo")?;
     match show(args, &machine, binary, &mut io::stdout().lock()) {
         // The reader had enough (`margay demo | head`).
         Err(DemoError::Output(error)) if error.kind() == ErrorKind::BrokenPipe => Ok(()),

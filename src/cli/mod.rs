@@ -1,11 +1,14 @@
 //! The commands.
 
+pub mod bench;
 pub mod check;
 pub mod demo;
 pub mod dissect;
+pub mod machine;
 pub mod routes;
 pub mod run;
 
+use std::fmt::Display;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -26,6 +29,7 @@ enum Command {
     Run(run::Args),
     Check(check::Args),
     Demo(demo::Args),
+    Bench(bench::Args),
 }
 
 /// Parses the command line and carries it out.
@@ -33,12 +37,25 @@ pub fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run(args) => run::run(args),
         Command::Check(args) => check::run(&args),
-        Command::Demo(args) => match demo::run(&args) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("margay: {error}");
-                ExitCode::FAILURE
-            }
-        },
+        Command::Demo(args) => exit(demo::run(&args)),
+        Command::Bench(args) => exit(bench::run(&args)),
+    }
+}
+
+fn exit(result: Result<(), impl Display>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("margay: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// How long something is measured.
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(seconds) if (0.1..=60.0).contains(&seconds) => Ok(seconds),
+        _ => Err("a number from 0.1 to 60".into()),
     }
 }

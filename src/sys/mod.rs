@@ -9,17 +9,21 @@
 //! | [`tun`] | TUN and TAP with virtio-net headers and queues |
 //! | [`socket`] | raw, UDP and packet sockets |
 //! | [`filter`] | classic BPF on sockets |
+//! | [`ethtool`] | features of an interface, like segmentation offloads |
+//! | [`scheduling`] | which cores, which priority |
 //! | [`limits`] | resource limits |
 //! | [`mmsg`] | recvmmsg(2), sendmmsg(2) |
 
 #![allow(unsafe_code)]
 
+pub mod ethtool;
 pub mod filter;
 pub mod limits;
 pub mod mmsg;
 pub mod netlink;
 pub mod netns;
 pub mod process;
+pub mod scheduling;
 pub mod socket;
 pub mod tun;
 pub mod userns;

@@ -12,25 +12,34 @@
 //!                  └── router ──┘     (Topology::Routed: node-b is 192.168.78.2)
 //! ```
 
+mod blast;
 mod capture;
 mod daemon;
 mod kernel;
 mod lab;
+mod meter;
 mod ping;
 mod pod;
+mod real_frames;
 mod resources;
+mod round_trip;
 mod stream;
+mod streams;
 mod udp;
 mod workdir;
 
 use std::io;
 
+pub use blast::{Blast, Delivery, blast};
 pub use capture::{Capture, Frame};
 pub use daemon::Daemon;
 pub use lab::{Lab, LabSpec, Mode, Node, NodeKind, Topology};
+pub use meter::{Meter, Usage, counter, peak_memory};
 pub use ping::{Ping, PingReport, ping};
 pub use pod::Pod;
-pub use stream::{Throughput, Transfer, throughput, transfer};
+pub use round_trip::{RoundTrips, round_trips};
+pub use stream::{Transfer, transfer};
+pub use streams::{Streams, Throughput, throughput};
 pub use udp::{UdpReport, udp_echo};
 pub use workdir::Workdir;
 

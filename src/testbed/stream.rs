@@ -1,8 +1,8 @@
-//! TCP between namespaces: so many bytes compared, or for so many seconds.
+//! TCP between namespaces: so many bytes, compared.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::BedError;
 use crate::sys::netns::Netns;
@@ -29,22 +29,6 @@ impl Transfer {
     }
 }
 
-/// What a [`throughput`] measured.
-#[derive(Debug, Clone, Copy)]
-pub struct Throughput {
-    /// Bytes received.
-    pub bytes: u64,
-    /// From the first byte to the last.
-    pub elapsed: Duration,
-}
-
-impl Throughput {
-    /// Bits of payload a second.
-    pub fn bits_per_second(&self) -> f64 {
-        self.bytes as f64 * 8.0 / self.elapsed.as_secs_f64().max(1e-9)
-    }
-}
-
 /// Sends `bytes` pseudo-random bytes over TCP from `from` to `address`, which `to` has.
 ///
 /// # Errors
@@ -62,45 +46,8 @@ pub fn transfer(from: &Netns, to: &Netns, address: IpAddr, bytes: u64) -> Result
     })
 }
 
-/// Sends over TCP from `from` to `address`, which `to` has, as fast as it goes, for `duration`.
-///
-/// # Errors
-/// As [`transfer`].
-pub fn throughput(
-    from: &Netns,
-    to: &Netns,
-    address: IpAddr,
-    duration: Duration,
-) -> Result<Throughput, BedError> {
-    let (mut sender, mut receiver) = connect(from, to, address)?;
-    let count = move || -> io::Result<Throughput> {
-        let mut chunk = vec![0; CHUNK];
-        let mut bytes = receiver.read(&mut chunk)? as u64;
-        let started = Instant::now();
-        loop {
-            match receiver.read(&mut chunk)? {
-                0 => return Ok(Throughput { bytes, elapsed: started.elapsed() }),
-                n => bytes += n as u64,
-            }
-        }
-    };
-    std::thread::scope(|scope| {
-        let counted = scope.spawn(count);
-        let chunk = vec![0x6d; CHUNK];
-        let started = Instant::now();
-        while started.elapsed() < duration {
-            sender.write_all(&chunk).map_err(BedError::io(format!("send to {address} over TCP")))?;
-        }
-        drop(sender);
-        counted
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            .map_err(BedError::io(format!("receive at {address} over TCP")))
-    })
-}
-
 /// Both ends of a new connection.
-fn connect(from: &Netns, to: &Netns, address: IpAddr) -> Result<(TcpStream, TcpStream), BedError> {
+pub(super) fn connect(from: &Netns, to: &Netns, address: IpAddr) -> Result<(TcpStream, TcpStream), BedError> {
     let listener = to
         .run(|| TcpListener::bind(SocketAddr::new(address, 0)))?
         .map_err(BedError::io(format!("listen at {address}")))?;
