@@ -1,7 +1,7 @@
 //! The fast path allocates nothing: whole turns of a worker, with an allocator that counts.
 //!
-//! What this cannot see: what the kernel's ports do, for these are in memory (`io`'s own send and receive
-//! batches into memory that they allocated when they were opened).
+//! The ports of the scene are in memory; the kernel's own, with super-frames cut and joined, have a test of
+//! their own here.
 
 #![allow(unsafe_code, reason = "a global allocator is an unsafe trait")]
 
@@ -10,11 +10,21 @@ mod scene;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use margay::buf::{Pool, Segmentation, Segments, SlotSize};
 use margay::dataplane::Tally;
-use margay::io::BATCH;
+use margay::io::tap::TapPort;
+use margay::io::udp::UdpPort;
+use margay::io::{BATCH, FRAMES, Port};
+use margay::sys::netlink::{LinkChange, Netlink};
+use margay::sys::netns::Netns;
+use margay::sys::socket;
+use margay::sys::tun::{self, Interface, Layer};
 use margay::verdict::{DropReason, Sent};
+use margay::wire::{Protocol, ipv4};
 use scene::{Path, Scene};
 
 thread_local! {
@@ -107,4 +117,68 @@ fn nor_do_all_paths_at_once() {
     assert_eq!(tally.input, tally.outcomes());
     // One batch a turn from each of the four ports that receive.
     assert_eq!(tally.input, (4 * (TURNS + 100) * BATCH) as u64);
+}
+
+/// A super-frame of TCP for a tunnel, 60,000 bytes of payload behind the headers of VXLAN.
+fn tunnelled() -> Vec<u8> {
+    let header = ipv4::Header {
+        tos: 0,
+        total_len: 40 + 60_000,
+        id: 1,
+        dont_fragment: true,
+        more_fragments: false,
+        fragment_offset: 0,
+        ttl: 64,
+        protocol: Protocol::TCP,
+        src: [10, 65, 0, 2].into(),
+        dst: [10, 65, 1, 2].into(),
+    };
+    let mut bytes = vec![0; VXLAN_AND_ETHERNET];
+    bytes[20..22].copy_from_slice(&[0x08, 0x00]);
+    bytes.resize(VXLAN_AND_ETHERNET + 20, 0);
+    header.write((&mut bytes[VXLAN_AND_ETHERNET..]).try_into().unwrap());
+    bytes.extend([0x9c, 0x40, 0, 80, 0, 0, 0, 1, 0, 0, 0, 2, 0x50, 0x10, 1, 0, 0, 0, 0, 0]);
+    bytes.resize(VXLAN_AND_ETHERNET + 40 + 60_000, 0x5a);
+    bytes
+}
+
+const VXLAN_AND_ETHERNET: usize = 8 + 14;
+
+/// Cut into a tunnel's socket, received as the kernel joins it, divided, and joined for a TAP.
+#[test]
+fn no_super_frame_allocates_on_its_way_through_the_kernels_ports() {
+    let netns = Netns::create().expect("this test needs root, or a user namespace of its own");
+    netns.netlink().unwrap().set_link("lo", &[LinkChange::Up]).unwrap();
+    netns
+        .run(|| {
+            let local = SocketAddr::from(([127, 0, 0, 1], 4789));
+            let receiver = socket::vxlan_receiver(local).unwrap();
+            let sender = socket::vxlan_sender(([127, 0, 0, 1], 0).into()).unwrap();
+            let mut tunnel = UdpPort::new(receiver, vec![sender], local.port());
+            let Interface { mut queues, offloads } = tun::open("tap0", Layer::Tap, 1).unwrap();
+            assert!(offloads.has_tso(), "a kernel without TSO on TAPs cannot show this");
+            Netlink::open().unwrap().set_link("tap0", &[LinkChange::Up]).unwrap();
+            let mut tap = TapPort::new(Arc::new(queues.remove(0)), Layer::Tap, offloads);
+
+            let bytes = tunnelled();
+            let segments = Some(Segments { kind: Segmentation::TcpV4, size: 1398 });
+            let mut pool = Pool::new(64, SlotSize::SuperFrame);
+            let mut batch = Vec::with_capacity(FRAMES);
+            let mut once = || {
+                let mut frame = pool.take().unwrap();
+                pool.room(&frame)[..bytes.len()].copy_from_slice(&bytes);
+                pool.filled(&mut frame, bytes.len());
+                frame.offload.segments = segments;
+                frame.peer = local.ip();
+                batch.push(frame);
+                assert_eq!(tunnel.tx(&mut pool, &mut batch).sent, 1);
+                tunnel.rx(&mut pool, &mut batch).unwrap();
+                assert_eq!(batch.len(), 43, "one message of the kernel, a frame for each segment");
+                batch.iter_mut().for_each(|frame| frame.strip(8));
+                assert_eq!(tap.tx(&mut pool, &mut batch).sent, 43);
+            };
+            once();
+            assert_eq!(allocations(|| (0..50).for_each(|_| once())), 0);
+        })
+        .unwrap();
 }
