@@ -1,6 +1,7 @@
 //! What something cost: time of cores, memory, and the kernel's own counters (proc(5)).
 
 use std::fs;
+use std::time::{Duration, Instant};
 
 use super::BedError;
 use crate::sys::netns::Netns;
@@ -14,12 +15,15 @@ const KTHREADD: u32 = 2;
 #[derive(Debug, Clone)]
 pub struct Meter {
     daemons: Vec<u32>,
+    started: Instant,
     reading: Reading,
 }
 
 /// Seconds of cores between two readings; the kernel counts hundredths.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Usage {
+    /// From one reading to the other.
+    pub elapsed: Duration,
     /// The daemons, in user mode and in the kernel.
     pub daemons: f64,
     /// The whole machine, without `others`: also what the kernel did in interrupts.
@@ -42,7 +46,7 @@ impl Meter {
     /// No /proc.
     pub fn start(daemons: Vec<u32>) -> Result<Self, BedError> {
         let reading = Reading::take(&daemons)?;
-        Ok(Self { daemons, reading })
+        Ok(Self { daemons, started: Instant::now(), reading })
     }
 
     /// What was used since the start.
@@ -54,6 +58,7 @@ impl Meter {
         let since = |of: fn(&Reading) -> f64| (of(&now) - of(&self.reading)).max(0.0);
         let others = since(|reading| reading.others);
         Ok(Usage {
+            elapsed: self.started.elapsed(),
             daemons: since(|reading| reading.daemons),
             machine: (since(|reading| reading.busy) - others).max(0.0),
             others,
@@ -139,7 +144,6 @@ fn read(path: &str) -> Result<String, BedError> {
 mod tests {
     use super::*;
     use std::net::UdpSocket;
-    use std::time::{Duration, Instant};
 
     #[test]
     fn a_process_that_calls_itself_names() {

@@ -23,14 +23,14 @@ small { color: #666; font-weight: 400 }
 pub(super) fn render(report: &Report<'_>) -> io::Result<String> {
     let mut page = String::new();
     let conditions = escape(&table::conditions(report.machine, report.options));
-    let warning = match report.machine.debug_build {
-        true => "<p><strong>A debug build: these figures mean nothing.</strong></p>\n",
-        false => "",
-    };
+    let debug = "This is a debug build: its figures mean nothing.".to_owned();
+    let warnings = report.machine.debug_build.then_some(debug).into_iter().chain(table::disturbance(report));
+    let warnings: String =
+        warnings.map(|text| format!("<p><strong>{}</strong></p>\n", escape(&text))).collect();
     page += &format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width\">\n<title>margay bench</title>\n\
-         <style>\n{STYLE}</style>\n</head>\n<body>\n<h1>margay bench</h1>\n<p>{conditions}</p>\n{warning}\
+         <style>\n{STYLE}</style>\n</head>\n<body>\n<h1>margay bench</h1>\n<p>{conditions}</p>\n{warnings}\
          <p>Between pods of two nodes in network namespaces of one machine. A bar is the median of the rounds, a dot \
          one round. The ratio is the median of the ratios within a round. Spread is the largest value less the \
          smallest, in percent of the median. Daemons and machine: seconds of a core for each unit of work; the \

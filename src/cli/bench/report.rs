@@ -33,6 +33,8 @@ pub(super) struct Report<'a> {
     schema: u32,
     pub(super) machine: &'a Facts,
     pub(super) options: &'a Args,
+    /// Cores that processes which have nothing to do with it kept busy meanwhile.
+    pub(super) others_cores: f64,
     /// By metric, then contestant.
     pub(super) rows: Vec<Row>,
 }
@@ -83,13 +85,20 @@ impl<'a> Report<'a> {
         entries: &[(Contestant, Vec<Test>)],
         outcomes: &[Outcome],
     ) -> Self {
-        Self { schema: 1, machine, options, rows: rows(entries, outcomes) }
+        let rows = rows(entries, outcomes);
+        Self { schema: 1, machine, options, others_cores: others_cores(&rows), rows }
     }
 
     /// The rows of one metric after the other.
     pub(super) fn by_metric(&self) -> impl Iterator<Item = &[Row]> {
         self.rows.chunk_by(|a, b| a.metric == b.metric)
     }
+}
+
+fn others_cores(rows: &[Row]) -> f64 {
+    let figures = || rows.iter().flat_map(|row| &row.rounds).filter_map(|round| round.figure.as_ref());
+    let sum = |of: fn(&Figure) -> f64| figures().map(of).sum::<f64>();
+    sum(|figure| figure.others_cpu_seconds) / sum(|figure| figure.seconds).max(1e-9)
 }
 
 pub(super) fn rows(entries: &[(Contestant, Vec<Test>)], outcomes: &[Outcome]) -> Vec<Row> {
@@ -171,9 +180,10 @@ pub(super) mod tests {
             metric,
             value,
             work: metric.work().map(|_| 4.0),
+            seconds: 2.0,
             daemons_cpu_seconds: 1.0,
             machine_cpu_seconds: 2.0,
-            others_cpu_seconds: 0.0,
+            others_cpu_seconds: 0.5,
             daemon_peak_mib: Some(value),
             details: [("retransmits", 3.0)].into(),
         }
@@ -212,6 +222,7 @@ pub(super) mod tests {
         assert_eq!(margay.spread_percent, Some(3.0 / 4.5 * 100.0));
         assert_eq!((margay.daemons_cpu, margay.machine_cpu), (Some(0.25), Some(0.5)));
         assert_eq!(kernel.daemons_cpu, None, "there are none");
+        assert_eq!(others_cores(&rows), 0.25, "half a second of two");
     }
 
     #[test]

@@ -6,6 +6,9 @@ use super::machine_facts::Facts;
 use super::report::{Report, Row};
 use super::{Args, UnderlayArg};
 
+/// Other work of so many cores is tolerated.
+const QUIET: f64 = 0.1;
+
 /// What is going to be measured, before it takes its time.
 pub(super) fn announce(facts: &Facts, args: &Args, remarks: &[String]) -> io::Result<()> {
     let mut out = io::stdout().lock();
@@ -59,7 +62,19 @@ pub(super) fn write(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> 
             write_line(&cells.each_ref().map(String::as_str), out)?;
         }
     }
-    writeln!(out)
+    writeln!(out)?;
+    disturbance(report).map_or(Ok(()), |warning| writeln!(out, "{warning}"))
+}
+
+/// A warning where the machine had so much else to do that the figures say more about that.
+pub(super) fn disturbance(report: &Report<'_>) -> Option<String> {
+    let others = report.others_cores;
+    (others > QUIET).then(|| {
+        format!(
+            "Other processes kept {others:.1} of the machine's cores busy meanwhile: these figures are not margay's \
+             nor the kernel's best. Measure again on a quiet machine."
+        )
+    })
 }
 
 /// What one row shows, without its title's column first.
@@ -112,6 +127,7 @@ mod tests {
         assert_eq!(lines[4], ["margay-vxlan", "6.00", "0.0", "0.75", "0.250", "0.500", "6.0"]);
         let ends = |line: &str, word: &str| line.find(word).map(|at| at + word.len());
         let all: Vec<&str> = text.lines().collect();
+        assert!(text.contains("Other processes kept 0.2 of the machine's cores busy"), "{text}");
         assert_eq!(ends(all[1], "median"), ends(all[4], "6.00"), "{text}");
     }
 }
