@@ -38,10 +38,20 @@ pub(super) fn render(agent: &Agent) -> String {
         None => line("vxlan", "off: no pool has vxlanMode".into()),
     }
     match needs.ipip {
-        true => line("ipip", format!("protocol 4 by raw sockets, outer TTL {:?}", agent.config.outer_ttl)),
+        true => line("ipip", format!("protocol 4 in by raw socket, outer TTL {:?}", agent.config.outer_ttl)),
         false => line("ipip", "off: no pool has ipipMode".into()),
     }
-    line("direct", format!("by raw socket out, by packet socket on {} in", underlay.name));
+    line("direct", format!("in by packet socket on {}", underlay.name));
+    line(
+        "next hops",
+        match &agent.underlay.next_hops {
+            Ok(_) => format!(
+                "ipip and direct out by packet socket on {}, by raw socket to who is not resolved",
+                underlay.name
+            ),
+            Err(reason) => format!("ipip and direct out by raw socket: {reason}"),
+        },
+    );
     match &agent.host {
         Some(host) => line("host", host.how.clone()),
         None => line("host", "none: what has no route is answered with ICMP net unreachable".into()),

@@ -47,6 +47,8 @@ pub enum Outer {
     Ethernet,
     /// An outer IPv4 header: each segment gets an id, a length and a checksum of its own.
     Ipip,
+    /// An Ethernet header and an outer IPv4 header.
+    EthernetIpip,
     /// VXLAN and inner Ethernet headers: the same for each segment.
     Vxlan,
 }
@@ -57,13 +59,23 @@ impl Outer {
             Outer::None => 0,
             Outer::Ethernet => ethernet::HEADER_LEN,
             Outer::Ipip => ipv4::MIN_HEADER_LEN,
+            Outer::EthernetIpip => ethernet::HEADER_LEN + ipv4::MIN_HEADER_LEN,
             Outer::Vxlan => vxlan::HEADER_LEN + ethernet::HEADER_LEN,
+        }
+    }
+
+    /// Where the outer IPv4 header begins, if there is one.
+    const fn ipv4(self) -> Option<usize> {
+        match self {
+            Outer::Ipip => Some(0),
+            Outer::EthernetIpip => Some(ethernet::HEADER_LEN),
+            Outer::None | Outer::Ethernet | Outer::Vxlan => None,
         }
     }
 }
 
-/// Longest head of a segment, bytes: VXLAN 8, Ethernet 14, IPv4 60, TCP 60.
-pub const MAX_HEAD: usize = 8 + 14 + 60 + 60;
+/// Longest head of a segment, bytes: Ethernet 14, outer IPv4 20 (or VXLAN 8 and Ethernet 14), IPv4 60, TCP 60.
+pub const MAX_HEAD: usize = Outer::EthernetIpip.len() + 60 + 60;
 
 /// A super-frame about to be cut.
 #[derive(Debug, Clone, Copy)]
@@ -117,7 +129,8 @@ impl<'a> SuperFrame<'a> {
         out.copy_from_slice(self.head);
         let (outer, inner) = out.split_at_mut(self.outer.len());
         let inner_len = inner.len() + payload.len();
-        if self.outer == Outer::Ipip {
+        if let Some(start) = self.outer.ipv4() {
+            let outer = &mut outer[start..];
             number(outer, outer.len() + inner_len, index);
         }
         let (ip, transport) = inner.split_at_mut(self.ip_header_len);
