@@ -56,6 +56,17 @@ pub struct Config {
     pub host_interface: Option<String>,
     /// TTL of IPIP outer headers.
     pub outer_ttl: OuterTtl,
+    /// Who cuts IPIP's super-frames.
+    pub ipip_offload: IpipOffload,
+}
+
+/// Who cuts the super-frames that leave by IPIP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IpipOffload {
+    /// Margay.
+    Off,
+    /// The kernel, or the network card, after a BPF program on the underlay interface has put the outer header in front.
+    Bpf,
 }
 
 /// Why the daemon does not start, or does not take a change.
@@ -162,7 +173,7 @@ impl Agent {
         let guard = Guard::new(&needs.interface.name)?;
         // Before anything is asked for: what changes afterwards is told.
         let changes = next_hops::listen()?;
-        let underlay = Underlay::open(needs, &workers)?;
+        let underlay = Underlay::open(needs, &config, &workers)?;
         let host = config
             .host_interface
             .as_deref()
@@ -312,7 +323,7 @@ impl Agent {
             if needs.interface.name != self.guard.interface() {
                 self.guard = Guard::new(&needs.interface.name)?;
             }
-            self.underlay = Underlay::open(needs.clone(), &self.workers)?;
+            self.underlay = Underlay::open(needs.clone(), &self.config, &self.workers)?;
             self.lost.remove(&Side::Underlay);
         }
         match self.host.as_mut().map(|host| host.follow(&self.plan, endpoint_mtu)) {
@@ -539,7 +550,7 @@ impl Agent {
         if needs != *self.underlay.needs() {
             return self.reconcile();
         }
-        self.underlay = Underlay::open(needs, &self.workers)?;
+        self.underlay = Underlay::open(needs, &self.config, &self.workers)?;
         Ok(self.underlay.follow(own_prefixes(&self.plan), &next_hops::peers(&self.plan))?)
     }
 }

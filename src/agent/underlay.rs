@@ -10,16 +10,19 @@ use socket2::Socket;
 
 use super::next_hops::Follower;
 use super::workers::Workers;
+use super::{Config, IpipOffload};
 use crate::dataplane::PortId;
+use crate::fib::OuterTtl;
 use crate::io::Port;
 use crate::io::link::{Link, Super};
 use crate::io::packet::PacketPort;
 use crate::io::raw::RawPort;
 use crate::io::udp::UdpPort;
 use crate::rib::{Encap, NodePlan, Target};
+use crate::sys::bpf;
 use crate::sys::filter::Filter;
 use crate::sys::netlink;
-use crate::sys::socket::{self, Seen, VnetHeader};
+use crate::sys::socket::{self, Seen};
 use crate::wire::MacAddr;
 
 /// Source ports that a worker spreads its VXLAN flows over.
@@ -33,6 +36,9 @@ pub enum UnderlayError {
         "no interface of this machine has {0}, the address of Node {1}: correct spec.bgp.ipv4Address, or run margay where that address is"
     )]
     NoInterface(IpAddr, String),
+    /// `--ipip-offload`.
+    #[error("--ipip-offload bpf: {0}; or do without: --ipip-offload off")]
+    IpipOffload(String),
     /// A socket.
     #[error("{what} cannot be opened ({source}): {}", hint(.source))]
     Socket {
@@ -133,10 +139,11 @@ impl Underlay {
     ///
     /// # Errors
     /// [`UnderlayError::Socket`]; then the workers have kept what they had.
-    pub(super) fn open(needs: Needs, workers: &Workers) -> Result<Self, UnderlayError> {
+    pub(super) fn open(needs: Needs, config: &Config, workers: &Workers) -> Result<Self, UnderlayError> {
         let count = workers.count();
         let sender = Arc::new(opened("the raw socket that sends to peers", socket::raw_sender())?);
         let next_hops = follower(&needs.interface);
+        let ipip = ipip_super(&needs, &next_hops, config)?;
         let link = |kind| match &next_hops {
             Ok(follower) => link(&needs.interface, follower, kind).map(Some),
             Err(_) => Ok(None),
@@ -148,7 +155,7 @@ impl Underlay {
                 let share = Filter::share_of_ipip(index, count);
                 let receiver = socket::ipip_receiver(needs.address, &share);
                 let receiver = opened("the raw socket for IPIP (protocol 4)", receiver)?;
-                let port = RawPort::ipip(receiver, Arc::clone(&sender), link(Super::Cut)?);
+                let port = RawPort::ipip(receiver, Arc::clone(&sender), link(ipip.clone())?);
                 ports.push((index, PortId::Ipip, Box::new(port)));
             }
             if let Some(port) = needs.vxlan {
@@ -219,13 +226,36 @@ fn follower(interface: &Interface) -> Result<Follower, String> {
 }
 
 fn link(interface: &Interface, follower: &Follower, kind: Super) -> Result<Link, UnderlayError> {
-    let header = match kind {
-        Super::Cut => VnetHeader::Absent,
-        Super::Whole => VnetHeader::InFront,
-    };
-    let socket = socket::link_sender(interface.index, header);
-    let socket = opened(&format!("the packet socket that sends by {}", interface.name), socket)?;
+    let what = format!("the packet socket that sends by {}", interface.name);
+    let socket = opened(&what, socket::link_sender(interface.index))?;
+    if matches!(kind, Super::Prepended(_)) {
+        opened(&what, socket.set_mark(bpf::MARK))?;
+    }
     Ok(Link::new(socket, follower.publication().reader(), kind))
+}
+
+/// What becomes of IPIP's super-frames.
+fn ipip_super(
+    needs: &Needs,
+    next_hops: &Result<Follower, String>,
+    config: &Config,
+) -> Result<Super, UnderlayError> {
+    if config.ipip_offload == IpipOffload::Off || !needs.ipip {
+        return Ok(Super::Cut);
+    }
+    let refused = |reason: String| UnderlayError::IpipOffload(reason);
+    if let Err(reason) = next_hops {
+        return Err(refused(reason.clone()));
+    }
+    let (Some(mac), IpAddr::V4(local)) = (needs.interface.mac, needs.address) else {
+        return Err(refused("it needs IPv4 over Ethernet".into()));
+    };
+    let ttl = match config.outer_ttl {
+        OuterTtl::Fixed(ttl) => Some(ttl),
+        OuterTtl::Inherit => None,
+    };
+    let program = bpf::attach_ipip(needs.interface.index, bpf::OuterIpip { mac, local, ttl });
+    program.map(|program| Super::Prepended(Arc::new(program))).map_err(|error| refused(error.to_string()))
 }
 
 /// This node's own blocks and its endpoints' addresses outside them: what peers send here.

@@ -11,11 +11,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crossbeam::channel::Sender;
 use socket2::Socket;
 
-use super::offload::Outer;
+use super::offload::LINK_LEN;
 use super::vnet;
-use crate::buf::{Frame, Offload, Pool};
+use crate::buf::{Frame, Offload, Pool, Segmentation};
 use crate::fib::Reader;
-use crate::wire::ethernet;
+use crate::sys::bpf;
+use crate::wire::{ethernet, ipv4};
 
 /// The next hop of a peer.
 #[derive(Debug, Clone)]
@@ -90,13 +91,15 @@ impl NextHops {
     }
 }
 
-/// What of a super-frame is left to the kernel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What is left to the kernel of a super-frame.
+#[derive(Debug, Clone)]
 pub enum Super {
     /// Nothing: margay cuts, because no virtio-net header can say "IPIP".
     Cut,
-    /// All: it goes whole, with partial checksums, behind a virtio-net header.
+    /// All: it goes whole, with partial checksums.
     Whole,
+    /// IPIP's of TCP go whole and without their outer headers, which the program puts there before the kernel cuts.
+    Prepended(Arc<bpf::Attached>),
 }
 
 /// One worker's way out by one interface.
@@ -108,8 +111,7 @@ pub struct Link {
 }
 
 impl Link {
-    /// Over a socket that [`socket::link_sender`](crate::sys::socket::link_sender) made, with a virtio-net header
-    /// for [`Super::Whole`].
+    /// Over a socket that [`socket::link_sender`](crate::sys::socket::link_sender) made.
     pub fn new(socket: Socket, hops: Reader<NextHops>, kind: Super) -> Self {
         Link { socket, hops, kind }
     }
@@ -120,36 +122,58 @@ impl Link {
         self.hops.refresh();
     }
 
-    /// Puts in front of an IPv4 packet what the socket wants, if the next hop of its peer is known.
+    /// Puts in front of a packet what the socket wants, if the next hop of its peer is known. What the kernel
+    /// does not do is left in the frame's offload.
     #[inline]
     pub(super) fn dress(&self, pool: &mut Pool, frame: &mut Frame) -> bool {
         let Some(hop) = self.hops.current().of(frame.peer) else { return false };
         hop.usage.note();
-        match self.kind {
-            Super::Cut => match pool.prepend(frame) {
-                Some(out) => *out = hop.header,
-                None => return false,
-            },
-            Super::Whole => {
-                let vnet = vnet::encode(frame.offload, hop.header.len() as u16, pool.bytes(frame));
-                let Some(out) = pool.prepend::<{ vnet::LEN + ethernet::HEADER_LEN }>(frame) else {
-                    return false;
-                };
-                out[..vnet::LEN].copy_from_slice(&vnet);
-                out[vnet::LEN..].copy_from_slice(&hop.header);
-                frame.offload = Offload::default();
+        match &self.kind {
+            Super::Cut => front(pool, frame, Offload::default(), &hop.header),
+            Super::Whole => front(pool, frame, frame.offload, &hop.header) && done(frame),
+            Super::Prepended(_) if is_tcp(frame.offload) => {
+                leave_outer(pool, frame, &hop.header).is_some() && done(frame)
             }
+            Super::Prepended(_) => front(pool, frame, Offload::default(), &hop.header),
         }
-        true
     }
+}
 
-    /// What stands in front of the IP packet that a super-frame carries, given what does without a link header.
-    pub(super) fn outer(&self, inner: Outer) -> Outer {
-        match inner {
-            Outer::Ipip => Outer::EthernetIpip,
-            _ => Outer::Ethernet,
-        }
-    }
+fn is_tcp(offload: Offload) -> bool {
+    // Of UDP nobody could tell where a datagram ends, should it arrive uncut.
+    let kind = offload.segments.map(|segments| segments.kind);
+    matches!(kind, Some(Segmentation::TcpV4 | Segmentation::TcpV4Ecn))
+}
+
+/// The kernel does all that was to be done.
+fn done(frame: &mut Frame) -> bool {
+    frame.offload = Offload::default();
+    true
+}
+
+/// Puts both headers in front of the IP packet; false, and nothing done, without room for them.
+#[inline(always)]
+fn front(pool: &mut Pool, frame: &mut Frame, offload: Offload, link: &[u8; ethernet::HEADER_LEN]) -> bool {
+    let vnet = vnet::encode(offload, ethernet::HEADER_LEN as u16, pool.bytes(frame));
+    let Some(out) = pool.prepend::<LINK_LEN>(frame) else { return false };
+    out[..vnet::LEN].copy_from_slice(&vnet);
+    out[vnet::LEN..].copy_from_slice(link);
+    true
+}
+
+/// Puts both headers in the place of the outer IPv4 header, of which the Ethernet source address keeps what
+/// differs by packet: see [`bpf`].
+fn leave_outer(pool: &mut Pool, frame: &mut Frame, link: &[u8; ethernet::HEADER_LEN]) -> Option<()> {
+    let (outer, inner) = pool.bytes(frame).split_first_chunk::<{ ipv4::MIN_HEADER_LEN }>()?;
+    let vnet = vnet::encode(frame.offload, ethernet::HEADER_LEN as u16, inner);
+    let mut link = *link;
+    link[6..10].copy_from_slice(&outer[16..20]);
+    link[10..12].copy_from_slice(&outer[4..6]);
+    pool.prepend::<{ LINK_LEN - ipv4::MIN_HEADER_LEN }>(frame)?;
+    let out = pool.bytes_mut(frame);
+    out[..vnet::LEN].copy_from_slice(&vnet);
+    out[vnet::LEN..LINK_LEN].copy_from_slice(&link);
+    Some(())
 }
 
 #[cfg(test)]

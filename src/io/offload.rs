@@ -4,6 +4,7 @@
 
 use std::net::IpAddr;
 
+use super::vnet;
 use crate::buf::{Offload, Segmentation, Segments};
 use crate::wire::ipv4::{self, Ipv4};
 use crate::wire::tcp::{self, Flags};
@@ -47,8 +48,8 @@ pub enum Outer {
     Ethernet,
     /// An outer IPv4 header: each segment gets an id, a length and a checksum of its own.
     Ipip,
-    /// An Ethernet header and an outer IPv4 header.
-    EthernetIpip,
+    /// A virtio-net header, an Ethernet header and an outer IPv4 header.
+    LinkIpip,
     /// VXLAN and inner Ethernet headers: the same for each segment.
     Vxlan,
 }
@@ -59,7 +60,7 @@ impl Outer {
             Outer::None => 0,
             Outer::Ethernet => ethernet::HEADER_LEN,
             Outer::Ipip => ipv4::MIN_HEADER_LEN,
-            Outer::EthernetIpip => ethernet::HEADER_LEN + ipv4::MIN_HEADER_LEN,
+            Outer::LinkIpip => LINK_LEN + ipv4::MIN_HEADER_LEN,
             Outer::Vxlan => vxlan::HEADER_LEN + ethernet::HEADER_LEN,
         }
     }
@@ -68,14 +69,17 @@ impl Outer {
     const fn ipv4(self) -> Option<usize> {
         match self {
             Outer::Ipip => Some(0),
-            Outer::EthernetIpip => Some(ethernet::HEADER_LEN),
+            Outer::LinkIpip => Some(LINK_LEN),
             Outer::None | Outer::Ethernet | Outer::Vxlan => None,
         }
     }
 }
 
-/// Longest head of a segment, bytes: Ethernet 14, outer IPv4 20 (or VXLAN 8 and Ethernet 14), IPv4 60, TCP 60.
-pub const MAX_HEAD: usize = Outer::EthernetIpip.len() + 60 + 60;
+/// Bytes that a packet socket wants in front of an IP packet.
+pub(super) const LINK_LEN: usize = vnet::LEN + ethernet::HEADER_LEN;
+
+/// Longest head of a segment, bytes: the longest of what may stand in front, IPv4 60, TCP 60.
+pub const MAX_HEAD: usize = Outer::LinkIpip.len() + 60 + 60;
 
 /// A super-frame about to be cut.
 #[derive(Debug, Clone, Copy)]

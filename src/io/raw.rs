@@ -80,7 +80,8 @@ impl Port for RawPort {
         let frame = |index: &u16| &batch[usize::from(*index)];
         if let Some(link) = self.link.as_ref().filter(|_| !self.by_link.is_empty()) {
             let mut sending = self.burst.sending(link.socket.as_fd(), UNDERLAY_PATIENCE);
-            let way = Way { outer: link.outer(self.outer), datagrams: 1 };
+            // Of what goes without encapsulation nothing is left to cut.
+            let way = Way { outer: Outer::LinkIpip, datagrams: 1 };
             for frame in self.by_link.iter().map(frame) {
                 send(&mut sending, Envelope::default(), pool, frame, &way);
             }

@@ -121,32 +121,22 @@ pub fn packet(interface: u32, seen: Seen, filter: &Filter) -> io::Result<Socket>
     Ok(socket)
 }
 
-/// A packet socket that sends whole Ethernet frames by one interface, and receives nothing.
+/// A packet socket that sends Ethernet frames by one interface, a virtio-net header in front of each, and receives
+/// nothing.
 ///
 /// They pass the interface's queueing discipline, as the kernel's own do: what bypasses it (`PACKET_QDISC_BYPASS`)
 /// is not seen by captures, is lost where a full queue would have held it, and cannot be super-frames.
 ///
 /// # Errors
 /// As [`packet`].
-pub fn link_sender(interface: u32, header: VnetHeader) -> io::Result<Socket> {
+pub fn link_sender(interface: u32) -> io::Result<Socket> {
     let socket = Socket::new(Domain::PACKET, Type::RAW, None)?;
-    if header == VnetHeader::InFront {
-        set_option(&socket, libc::SOL_PACKET, libc::PACKET_VNET_HDR, 1)?;
-    }
+    set_option(&socket, libc::SOL_PACKET, libc::PACKET_VNET_HDR, 1)?;
     // Protocol 0 matches no frame.
     socket.bind(&link_address(interface, 0))?;
     tunnel_buffers(&socket)?;
     socket.set_nonblocking(true)?;
     Ok(socket)
-}
-
-/// Whether a virtio-net header stands in front of each frame that a socket is given.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum VnetHeader {
-    /// It does: the kernel finishes checksums and cuts super-frames.
-    InFront,
-    /// It does not.
-    Absent,
 }
 
 /// Lets the packet sockets of one `group` share an interface's frames, a flow always to the same one.
