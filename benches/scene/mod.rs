@@ -216,7 +216,7 @@ impl Bare {
         let mut bare = Bare {
             engine: Engine::new(0, 1),
             path,
-            fib: Arc::clone(scene.publication.reader().fib()),
+            fib: Arc::clone(scene.publication.reader().current()),
             neighbors,
             pool: Pool::new(4 * BATCH, SlotSize::Frame),
             batch: Vec::with_capacity(BATCH),

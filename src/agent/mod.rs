@@ -6,6 +6,7 @@
 
 mod endpoint;
 mod host;
+mod next_hops;
 mod notices;
 mod screen;
 mod sole;
@@ -19,7 +20,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Receiver, at, select};
+use crossbeam::channel::{Receiver, at, never, select};
 
 use crate::dataplane::{Event, PortId, Tally};
 use crate::datastore::{self, LoadError, Watcher};
@@ -27,10 +28,11 @@ use crate::fib::{
     CompileError, EndpointId, Environment, Fib, IPIP_OVERHEAD, OuterTtl, Publication, VXLAN_OVERHEAD,
 };
 use crate::rib::{self, Encap, EndpointPlan, NodePlan, PlanError};
-use crate::sys::netlink::{ErrorKind, Netlink, NetlinkError};
+use crate::sys::netlink::{Change, ErrorKind, Netlink, NetlinkError};
 
 use endpoint::Attached;
 use host::{Guard, HostInterface};
+use next_hops::Follower;
 use notices::Notices;
 use sole::Sole;
 use underlay::{Needs, Underlay, own_prefixes};
@@ -54,6 +56,17 @@ pub struct Config {
     pub host_interface: Option<String>,
     /// TTL of IPIP outer headers.
     pub outer_ttl: OuterTtl,
+    /// Who cuts IPIP's super-frames.
+    pub ipip_offload: IpipOffload,
+}
+
+/// Who cuts the super-frames that leave by IPIP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IpipOffload {
+    /// Margay.
+    Off,
+    /// The kernel, or the network card, after a BPF program on the underlay interface has put the outer header in front.
+    Bpf,
 }
 
 /// Why the daemon does not start, or does not take a change.
@@ -128,6 +141,8 @@ pub struct Agent {
     /// Endpoints came or went: the notices follow others' namespaces.
     endpoints_changed: bool,
     endpoint_mtu: u16,
+    /// What the kernel tells of neighbours and routes.
+    changes: Receiver<Vec<Change>>,
     /// Notices and warnings that were logged: once is enough.
     told: BTreeSet<String>,
     /// Last, as the next daemon may begin when it is gone.
@@ -156,7 +171,9 @@ impl Agent {
         let workers =
             Workers::start(config.workers, config.spin, &publication).map_err(AgentError::Workers)?;
         let guard = Guard::new(&needs.interface.name)?;
-        let underlay = Underlay::open(needs, &workers)?;
+        // Before anything is asked for: what changes afterwards is told.
+        let changes = next_hops::listen()?;
+        let underlay = Underlay::open(needs, &config, &workers)?;
         let host = config
             .host_interface
             .as_deref()
@@ -177,6 +194,7 @@ impl Agent {
             notices,
             endpoints_changed: false,
             endpoint_mtu,
+            changes,
             told,
             _sole: sole,
         };
@@ -196,11 +214,16 @@ impl Agent {
     pub fn run(mut self, watcher: &Watcher, signals: &Receiver<Signal>) -> Result<Tally, AgentError> {
         let (events, ended) = (self.workers.events().clone(), self.workers.ended().clone());
         let notices = self.notices.told().clone();
+        let changes = self.changes.clone();
         let mut due = Instant::now();
         loop {
             self.follow_namespaces();
             let pause = if self.is_whole() { LOOK } else { RETRY };
             due = due.min(Instant::now() + pause);
+            let (uses, again) = match &self.underlay.next_hops {
+                Ok(next_hops) => (next_hops.uses().clone(), next_hops.again()),
+                Err(_) => (never(), never()),
+            };
             select! {
                 recv(signals) -> signal => match signal {
                     Ok(Signal::Reload) => self.reload(),
@@ -210,6 +233,15 @@ impl Agent {
                 recv(events) -> event => event.into_iter().for_each(|event| self.lost(event)),
                 recv(ended) -> _ => return Err(AgentError::WorkerEnded),
                 recv(notices) -> _ => self.look(),
+                recv(changes) -> change => {
+                    let changes = change.into_iter().chain(changes.try_iter()).flatten();
+                    self.underlay.follow_next_hops(|next_hops| next_hops.changed(changes));
+                }
+                recv(uses) -> peer => {
+                    let peers = peer.into_iter().chain(uses.try_iter());
+                    self.underlay.follow_next_hops(|next_hops| peers.for_each(|peer| next_hops.used(peer)));
+                }
+                recv(again) -> _ => self.underlay.follow_next_hops(Follower::ask_again),
                 recv(at(due)) -> _ => {
                     due = Instant::now() + LOOK;
                     self.look();
@@ -291,7 +323,7 @@ impl Agent {
             if needs.interface.name != self.guard.interface() {
                 self.guard = Guard::new(&needs.interface.name)?;
             }
-            self.underlay = Underlay::open(needs.clone(), &self.workers)?;
+            self.underlay = Underlay::open(needs.clone(), &self.config, &self.workers)?;
             self.lost.remove(&Side::Underlay);
         }
         match self.host.as_mut().map(|host| host.follow(&self.plan, endpoint_mtu)) {
@@ -303,7 +335,7 @@ impl Agent {
         }
         let own = own_prefixes(&self.plan);
         self.guard.follow(&own)?;
-        self.underlay.follow(own)?;
+        self.underlay.follow(own, &next_hops::peers(&self.plan))?;
 
         self.detach_old(&needs, endpoint_mtu)?;
         self.set_mtu(endpoint_mtu);
@@ -518,8 +550,8 @@ impl Agent {
         if needs != *self.underlay.needs() {
             return self.reconcile();
         }
-        self.underlay = Underlay::open(needs, &self.workers)?;
-        Ok(self.underlay.follow(own_prefixes(&self.plan))?)
+        self.underlay = Underlay::open(needs, &self.config, &self.workers)?;
+        Ok(self.underlay.follow(own_prefixes(&self.plan), &next_hops::peers(&self.plan))?)
     }
 }
 
@@ -549,11 +581,8 @@ fn load(config: &Config, told: &mut BTreeSet<String>) -> Result<NodePlan, AgentE
 }
 
 fn needs(plan: &NodePlan) -> Result<Needs, AgentError> {
-    let mtu = |name: &str| {
-        let link = Netlink::open().and_then(|mut netlink| netlink.link(name)).ok()?;
-        Some(u16::try_from(link.mtu).unwrap_or(u16::MAX))
-    };
-    Ok(Needs::of(plan, mtu)?)
+    let link = |name: &str| Netlink::open().and_then(|mut netlink| netlink.link(name)).ok();
+    Ok(Needs::of(plan, link)?)
 }
 
 /// What Calico's node writes to `/var/lib/calico/mtu`: `FelixConfiguration.mtu`, else the smallest over the

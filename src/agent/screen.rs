@@ -3,8 +3,8 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use super::Agent;
 use super::underlay::SOURCE_PORTS;
+use super::{Agent, IpipOffload};
 use crate::rib::Target;
 
 /// Endpoints that are listed by name; the others are counted.
@@ -38,10 +38,27 @@ pub(super) fn render(agent: &Agent) -> String {
         None => line("vxlan", "off: no pool has vxlanMode".into()),
     }
     match needs.ipip {
-        true => line("ipip", format!("protocol 4 by raw sockets, outer TTL {:?}", agent.config.outer_ttl)),
+        true => {
+            let cut = match agent.config.ipip_offload {
+                IpipOffload::Off => "cut by margay",
+                IpipOffload::Bpf => "of TCP cut by the kernel, their outer headers by BPF",
+            };
+            let ttl = agent.config.outer_ttl;
+            line("ipip", format!("protocol 4 in by raw socket, outer TTL {ttl:?}, super-frames {cut}"));
+        }
         false => line("ipip", "off: no pool has ipipMode".into()),
     }
-    line("direct", format!("by raw socket out, by packet socket on {} in", underlay.name));
+    line("direct", format!("in by packet socket on {}", underlay.name));
+    line(
+        "next hops",
+        match &agent.underlay.next_hops {
+            Ok(_) => format!(
+                "ipip and direct out by packet socket on {}, by raw socket to who is not resolved",
+                underlay.name
+            ),
+            Err(reason) => format!("ipip and direct out by raw socket: {reason}"),
+        },
+    );
     match &agent.host {
         Some(host) => line("host", host.how.clone()),
         None => line("host", "none: what has no route is answered with ICMP net unreachable".into()),

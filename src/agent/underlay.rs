@@ -1,21 +1,29 @@
 //! The node's side of the underlay: its interface, and the sockets of each mode.
 
+use std::collections::BTreeSet;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use ipnet::Ipv4Net;
 use socket2::Socket;
 
+use super::next_hops::Follower;
 use super::workers::Workers;
+use super::{Config, IpipOffload};
 use crate::dataplane::PortId;
+use crate::fib::OuterTtl;
 use crate::io::Port;
+use crate::io::link::{Link, Super};
 use crate::io::packet::PacketPort;
 use crate::io::raw::RawPort;
 use crate::io::udp::UdpPort;
 use crate::rib::{Encap, NodePlan, Target};
+use crate::sys::bpf;
 use crate::sys::filter::Filter;
+use crate::sys::netlink;
 use crate::sys::socket::{self, Seen};
+use crate::wire::MacAddr;
 
 /// Source ports that a worker spreads its VXLAN flows over.
 pub(super) const SOURCE_PORTS: usize = 16;
@@ -28,6 +36,9 @@ pub enum UnderlayError {
         "no interface of this machine has {0}, the address of Node {1}: correct spec.bgp.ipv4Address, or run margay where that address is"
     )]
     NoInterface(IpAddr, String),
+    /// `--ipip-offload`.
+    #[error("--ipip-offload bpf: {0}; or do without: --ipip-offload off")]
+    IpipOffload(String),
     /// A socket.
     #[error("{what} cannot be opened ({source}): {}", hint(.source))]
     Socket {
@@ -62,6 +73,8 @@ pub(super) struct Interface {
     pub(super) index: u32,
     /// IP MTU, bytes.
     pub(super) mtu: u16,
+    /// Its Ethernet address, if it is of that kind.
+    pub(super) mac: Option<MacAddr>,
 }
 
 /// What is open on the underlay.
@@ -71,6 +84,8 @@ pub(super) struct Underlay {
     /// Each worker's packet socket: its filter follows this node's blocks.
     packet_sockets: Vec<Arc<Socket>>,
     blocks: Vec<Ipv4Net>,
+    /// The peers' next hops; or why everything leaves by the raw socket.
+    pub(super) next_hops: Result<Follower, String>,
 }
 
 /// What decides which sockets there are.
@@ -90,7 +105,10 @@ impl Needs {
     ///
     /// # Errors
     /// [`UnderlayError::NoInterface`].
-    pub(super) fn of(plan: &NodePlan, mtu_of: impl Fn(&str) -> Option<u16>) -> Result<Self, UnderlayError> {
+    pub(super) fn of(
+        plan: &NodePlan,
+        link_of: impl Fn(&str) -> Option<netlink::Link>,
+    ) -> Result<Self, UnderlayError> {
         let interface = pnet::datalink::interfaces()
             .into_iter()
             .find(|interface| interface.ips.iter().any(|network| network.ip() == plan.address))
@@ -101,9 +119,11 @@ impl Needs {
             plan.pools.iter().any(|pool| pool.encap == wanted)
                 || plan.routes.iter().any(|route| by_route(route.target))
         };
+        let link = link_of(&interface.name);
         Ok(Needs {
             interface: Interface {
-                mtu: mtu_of(&interface.name).unwrap_or(1500),
+                mtu: link.as_ref().map_or(1500, |link| u16::try_from(link.mtu).unwrap_or(u16::MAX)),
+                mac: link.filter(|link| link.is_ethernet).and_then(|link| link.mac),
                 index: interface.index,
                 name: interface.name,
             },
@@ -119,9 +139,15 @@ impl Underlay {
     ///
     /// # Errors
     /// [`UnderlayError::Socket`]; then the workers have kept what they had.
-    pub(super) fn open(needs: Needs, workers: &Workers) -> Result<Self, UnderlayError> {
+    pub(super) fn open(needs: Needs, config: &Config, workers: &Workers) -> Result<Self, UnderlayError> {
         let count = workers.count();
         let sender = Arc::new(opened("the raw socket that sends to peers", socket::raw_sender())?);
+        let next_hops = follower(&needs.interface);
+        let ipip = ipip_super(&needs, &next_hops, config)?;
+        let link = |kind| match &next_hops {
+            Ok(follower) => link(&needs.interface, follower, kind).map(Some),
+            Err(_) => Ok(None),
+        };
         let mut ports: Vec<(usize, PortId, Box<dyn Port>)> = Vec::new();
         let mut packet_sockets = Vec::with_capacity(count);
         for index in 0..count {
@@ -129,12 +155,14 @@ impl Underlay {
                 let share = Filter::share_of_ipip(index, count);
                 let receiver = socket::ipip_receiver(needs.address, &share);
                 let receiver = opened("the raw socket for IPIP (protocol 4)", receiver)?;
-                ports.push((index, PortId::Ipip, Box::new(RawPort::ipip(receiver, Arc::clone(&sender)))));
+                let port = RawPort::ipip(receiver, Arc::clone(&sender), link(ipip.clone())?);
+                ports.push((index, PortId::Ipip, Box::new(port)));
             }
             if let Some(port) = needs.vxlan {
                 ports.push((index, PortId::Vxlan, Box::new(vxlan(needs.address, port)?)));
             }
-            ports.push((index, PortId::Direct, Box::new(RawPort::direct(Arc::clone(&sender)))));
+            let port = RawPort::direct(Arc::clone(&sender), link(Super::Whole)?);
+            ports.push((index, PortId::Direct, Box::new(port)));
 
             let what = format!("the packet socket on {}", needs.interface.name);
             let packet = socket::packet(needs.interface.index, Seen::Ipv4, &Filter::nothing());
@@ -154,7 +182,7 @@ impl Underlay {
         if needs.vxlan.is_none() {
             workers.detach(PortId::Vxlan);
         }
-        Ok(Underlay { needs, packet_sockets, blocks: Vec::new() })
+        Ok(Underlay { needs, packet_sockets, blocks: Vec::new(), next_hops })
     }
 
     /// What it was opened for.
@@ -162,11 +190,24 @@ impl Underlay {
         &self.needs
     }
 
-    /// Takes in what arrives without encapsulation for this node's blocks, and nothing else.
+    /// Has the next hops followed, if they are.
+    pub(super) fn follow_next_hops(&mut self, follow: impl FnOnce(&mut Follower)) {
+        if let Ok(next_hops) = &mut self.next_hops {
+            follow(next_hops);
+        }
+    }
+
+    /// Takes in what arrives without encapsulation for this node's `blocks`, and nothing else; sends to `peers`
+    /// by the link layer where it can.
     ///
     /// # Errors
     /// The kernel refuses the filter.
-    pub(super) fn follow(&mut self, blocks: Vec<Ipv4Net>) -> Result<(), UnderlayError> {
+    pub(super) fn follow(
+        &mut self,
+        blocks: Vec<Ipv4Net>,
+        peers: &BTreeSet<Ipv4Addr>,
+    ) -> Result<(), UnderlayError> {
+        self.follow_next_hops(|next_hops| next_hops.follow(peers));
         if self.blocks == blocks {
             return Ok(());
         }
@@ -177,6 +218,44 @@ impl Underlay {
         self.blocks = blocks;
         Ok(())
     }
+}
+
+fn follower(interface: &Interface) -> Result<Follower, String> {
+    let mac = interface.mac.ok_or_else(|| format!("{} is not an Ethernet interface", interface.name))?;
+    Follower::new(interface, mac).map_err(|error| error.to_string())
+}
+
+fn link(interface: &Interface, follower: &Follower, kind: Super) -> Result<Link, UnderlayError> {
+    let what = format!("the packet socket that sends by {}", interface.name);
+    let socket = opened(&what, socket::link_sender(interface.index))?;
+    if matches!(kind, Super::Prepended(_)) {
+        opened(&what, socket.set_mark(bpf::MARK))?;
+    }
+    Ok(Link::new(socket, follower.publication().reader(), kind))
+}
+
+/// What becomes of IPIP's super-frames.
+fn ipip_super(
+    needs: &Needs,
+    next_hops: &Result<Follower, String>,
+    config: &Config,
+) -> Result<Super, UnderlayError> {
+    if config.ipip_offload == IpipOffload::Off || !needs.ipip {
+        return Ok(Super::Cut);
+    }
+    let refused = |reason: String| UnderlayError::IpipOffload(reason);
+    if let Err(reason) = next_hops {
+        return Err(refused(reason.clone()));
+    }
+    let (Some(mac), IpAddr::V4(local)) = (needs.interface.mac, needs.address) else {
+        return Err(refused("it needs IPv4 over Ethernet".into()));
+    };
+    let ttl = match config.outer_ttl {
+        OuterTtl::Fixed(ttl) => Some(ttl),
+        OuterTtl::Inherit => None,
+    };
+    let program = bpf::attach_ipip(needs.interface.index, bpf::OuterIpip { mac, local, ttl });
+    program.map(|program| Super::Prepended(Arc::new(program))).map_err(|error| refused(error.to_string()))
 }
 
 /// This node's own blocks and its endpoints' addresses outside them: what peers send here.

@@ -10,7 +10,7 @@ use crossbeam::channel::{Receiver, bounded};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::agent::{Agent, Config, Signal};
+use crate::agent::{Agent, Config, IpipOffload, Signal};
 use crate::dataplane::Tally;
 use crate::datastore;
 use crate::fib::OuterTtl;
@@ -47,6 +47,10 @@ pub struct Args {
     /// TTL of the outer header of IPIP packets: 1 to 255, or "inherit" to copy the inner one as Calico does
     #[arg(long, env = "MARGAY_IPIP_TTL", value_name = "TTL", default_value = "64", value_parser = outer_ttl)]
     ipip_ttl: OuterTtl,
+    /// Who cuts TCP super-frames for IPIP: "off" for margay itself, "bpf" for the kernel or the network card, after a
+    /// small BPF program on the underlay interface has put the outer header in front (Linux 6.6, CAP_BPF)
+    #[arg(long, env = "MARGAY_IPIP_OFFLOAD", value_name = "HOW", default_value = "off", value_parser = ipip_offload)]
+    ipip_offload: IpipOffload,
     /// What to log: error, warn, info, debug, trace, or a filter of tracing's EnvFilter
     #[arg(long, env = "MARGAY_LOG", value_name = "LEVEL", default_value = "info")]
     log: String,
@@ -57,6 +61,14 @@ fn outer_ttl(text: &str) -> Result<OuterTtl, String> {
         _ if text == "inherit" => Ok(OuterTtl::Inherit),
         Ok(ttl @ 1..) => Ok(OuterTtl::Fixed(ttl)),
         _ => Err("want a number from 1 to 255, or inherit".into()),
+    }
+}
+
+fn ipip_offload(text: &str) -> Result<IpipOffload, String> {
+    match text {
+        "off" => Ok(IpipOffload::Off),
+        "bpf" => Ok(IpipOffload::Bpf),
+        _ => Err("want off or bpf".into()),
     }
 }
 
@@ -93,6 +105,7 @@ fn daemon(args: Args) -> Result<(), Box<dyn std::error::Error>> {
         spin: Duration::from_micros(args.spin.into()),
         host_interface: (args.host_interface != "none").then_some(args.host_interface),
         outer_ttl: args.ipip_ttl,
+        ipip_offload: args.ipip_offload,
     })?;
     say(&format!("{}margay: ready\n", agent.screen()));
     let tally = agent.run(&watcher, &signals)?;

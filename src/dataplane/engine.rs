@@ -12,7 +12,6 @@ use super::packet::{self, Packet};
 use super::{arp, decap, encap};
 use crate::buf::{Frame, Pool};
 use crate::fib::{Action, EndpointId, Fib};
-use crate::io::offload;
 use crate::verdict::{DropReason, PuntReason};
 use crate::wire::ethernet::{self, EtherType, Ethernet};
 use crate::wire::ipv4::{self, Ipv4};
@@ -283,7 +282,6 @@ impl Engine {
                 encap::encapsulate(tables.fib.tunnel(id), &mut self.ids, pool, frame, &packet)
             }
             Action::Direct(id) => {
-                frame.offload = offload::complete_checksum(pool.bytes_mut(frame), frame.offload);
                 frame.peer = tables.fib.adjacency(id).next_hop;
                 Ok(Verdict::Direct)
             }

@@ -196,7 +196,7 @@ impl Worker {
             }
         }
         if self.slowpath.parked.deadline(self.now).is_some() {
-            let fib = Arc::clone(self.fib.fib());
+            let fib = Arc::clone(self.fib.current());
             let tables = Tables { fib: &fib, neighbors: &self.neighbors };
             self.slowpath.parked.tick(tables, self.now, &mut self.pool, &mut self.made);
             self.originate();
@@ -323,7 +323,7 @@ impl Worker {
     /// Each frame of the batch gets its verdict.
     #[inline]
     fn forward(&mut self, id: PortId) {
-        let fib = Arc::clone(self.fib.fib());
+        let fib = Arc::clone(self.fib.current());
         let mut batch = std::mem::take(&mut self.batch);
         self.tally.input += batch.len() as u64;
         for mut frame in batch.drain(..) {
@@ -364,7 +364,7 @@ impl Worker {
         if self.made.is_empty() {
             return;
         }
-        let fib = Arc::clone(self.fib.fib());
+        let fib = Arc::clone(self.fib.current());
         let mut made = std::mem::take(&mut self.made);
         for made in made.drain(..) {
             self.tally.input += 1;

@@ -7,46 +7,46 @@ use super::Fib;
 
 /// The agent's side: holds the current snapshot.
 #[derive(Debug)]
-pub struct Publication {
+pub struct Publication<T = Fib> {
     version: AtomicU64,
-    current: Mutex<Arc<Fib>>,
+    current: Mutex<Arc<T>>,
 }
 
-impl Publication {
-    /// Starts with `fib` as version 1.
-    pub fn new(fib: Fib) -> Arc<Self> {
-        Arc::new(Publication { version: AtomicU64::new(1), current: Mutex::new(Arc::new(fib)) })
+impl<T> Publication<T> {
+    /// Starts with `first` as version 1.
+    pub fn new(first: T) -> Arc<Self> {
+        Arc::new(Publication { version: AtomicU64::new(1), current: Mutex::new(Arc::new(first)) })
     }
 
-    /// Makes `fib` the current snapshot. Workers take it up at their next turn.
-    pub fn publish(&self, fib: Fib) {
+    /// Makes `next` the current snapshot. Workers take it up when they look for one.
+    pub fn publish(&self, next: T) {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        *current = Arc::new(fib);
+        *current = Arc::new(next);
         // Release pairs with the reader's Acquire; the lock orders the snapshot itself.
         self.version.fetch_add(1, Ordering::Release);
     }
 
     /// A worker's side.
-    pub fn reader(self: &Arc<Self>) -> Reader {
+    pub fn reader(self: &Arc<Self>) -> Reader<T> {
         let version = self.version.load(Ordering::Acquire);
         Reader { publication: Arc::clone(self), version, current: self.load() }
     }
 
-    fn load(&self) -> Arc<Fib> {
+    fn load(&self) -> Arc<T> {
         Arc::clone(&self.current.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
 /// A worker's hold on the snapshot that it works with.
 #[derive(Debug)]
-pub struct Reader {
-    publication: Arc<Publication>,
+pub struct Reader<T = Fib> {
+    publication: Arc<Publication<T>>,
     version: u64,
-    current: Arc<Fib>,
+    current: Arc<T>,
 }
 
-impl Reader {
-    /// Takes up a newer snapshot if there is one. Called at most once a turn.
+impl<T> Reader<T> {
+    /// Takes up a newer snapshot if there is one. Called at most once a turn, or a batch.
     #[inline]
     pub fn refresh(&mut self) {
         let version = self.publication.version.load(Ordering::Acquire);
@@ -59,7 +59,7 @@ impl Reader {
 
     /// The snapshot in hand.
     #[inline]
-    pub fn fib(&self) -> &Arc<Fib> {
+    pub fn current(&self) -> &Arc<T> {
         &self.current
     }
 }

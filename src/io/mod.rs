@@ -11,6 +11,7 @@ use crate::buf::{Frame, Pool};
 
 mod burst;
 pub mod join;
+pub mod link;
 pub mod memory;
 pub mod offload;
 pub mod packet;

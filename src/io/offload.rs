@@ -4,6 +4,7 @@
 
 use std::net::IpAddr;
 
+use super::vnet;
 use crate::buf::{Offload, Segmentation, Segments};
 use crate::wire::ipv4::{self, Ipv4};
 use crate::wire::tcp::{self, Flags};
@@ -47,6 +48,8 @@ pub enum Outer {
     Ethernet,
     /// An outer IPv4 header: each segment gets an id, a length and a checksum of its own.
     Ipip,
+    /// A virtio-net header, an Ethernet header and an outer IPv4 header.
+    LinkIpip,
     /// VXLAN and inner Ethernet headers: the same for each segment.
     Vxlan,
 }
@@ -57,13 +60,26 @@ impl Outer {
             Outer::None => 0,
             Outer::Ethernet => ethernet::HEADER_LEN,
             Outer::Ipip => ipv4::MIN_HEADER_LEN,
+            Outer::LinkIpip => LINK_LEN + ipv4::MIN_HEADER_LEN,
             Outer::Vxlan => vxlan::HEADER_LEN + ethernet::HEADER_LEN,
+        }
+    }
+
+    /// Where the outer IPv4 header begins, if there is one.
+    const fn ipv4(self) -> Option<usize> {
+        match self {
+            Outer::Ipip => Some(0),
+            Outer::LinkIpip => Some(LINK_LEN),
+            Outer::None | Outer::Ethernet | Outer::Vxlan => None,
         }
     }
 }
 
-/// Longest head of a segment, bytes: VXLAN 8, Ethernet 14, IPv4 60, TCP 60.
-pub const MAX_HEAD: usize = 8 + 14 + 60 + 60;
+/// Bytes that a packet socket wants in front of an IP packet.
+pub(super) const LINK_LEN: usize = vnet::LEN + ethernet::HEADER_LEN;
+
+/// Longest head of a segment, bytes: the longest of what may stand in front, IPv4 60, TCP 60.
+pub const MAX_HEAD: usize = Outer::LinkIpip.len() + 60 + 60;
 
 /// A super-frame about to be cut.
 #[derive(Debug, Clone, Copy)]
@@ -117,7 +133,8 @@ impl<'a> SuperFrame<'a> {
         out.copy_from_slice(self.head);
         let (outer, inner) = out.split_at_mut(self.outer.len());
         let inner_len = inner.len() + payload.len();
-        if self.outer == Outer::Ipip {
+        if let Some(start) = self.outer.ipv4() {
+            let outer = &mut outer[start..];
             number(outer, outer.len() + inner_len, index);
         }
         let (ip, transport) = inner.split_at_mut(self.ip_header_len);

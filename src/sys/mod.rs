@@ -11,11 +11,13 @@
 //! | [`filter`] | classic BPF on sockets |
 //! | [`ethtool`] | features of an interface, like segmentation offloads |
 //! | [`scheduling`] | which cores, which priority |
+//! | [`bpf`] | bpf(2): a program on an interface's egress |
 //! | [`limits`] | resource limits |
 //! | [`mmsg`] | recvmmsg(2), sendmmsg(2) |
 
 #![allow(unsafe_code)]
 
+pub mod bpf;
 pub mod ethtool;
 pub mod filter;
 pub mod limits;

@@ -121,6 +121,24 @@ pub fn packet(interface: u32, seen: Seen, filter: &Filter) -> io::Result<Socket>
     Ok(socket)
 }
 
+/// A packet socket that sends Ethernet frames by one interface, a virtio-net header in front of each, and receives
+/// nothing.
+///
+/// They pass the interface's queueing discipline, as the kernel's own do: what bypasses it (`PACKET_QDISC_BYPASS`)
+/// is not seen by captures, is lost where a full queue would have held it, and cannot be super-frames.
+///
+/// # Errors
+/// As [`packet`].
+pub fn link_sender(interface: u32) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::PACKET, Type::RAW, None)?;
+    set_option(&socket, libc::SOL_PACKET, libc::PACKET_VNET_HDR, 1)?;
+    // Protocol 0 matches no frame.
+    socket.bind(&link_address(interface, 0))?;
+    tunnel_buffers(&socket)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
 /// Lets the packet sockets of one `group` share an interface's frames, a flow always to the same one.
 ///
 /// # Errors

@@ -131,7 +131,7 @@ fn the_pieces_of_a_super_frame_have_outer_ids_of_their_own() {
     assert!(word(&second.bytes, 4) > word(&head, 4), "{} {}", word(&second.bytes, 4), word(&head, 4));
 }
 
-/// Tunnel sockets send bytes: what is partial is finished. Interfaces with virtio-net headers pass it on.
+/// Tunnel sockets send bytes: what is partial is finished. Ports with virtio-net headers pass it on.
 #[test]
 fn a_partial_checksum_is_completed_where_no_header_can_say_it() {
     for (dst, port, head, _) in WAYS {
@@ -141,7 +141,7 @@ fn a_partial_checksum_is_completed_where_no_header_can_say_it() {
             let exchange = from_alpha(&ip, offload);
             let [(id, frame)] = &exchange.out[..] else { panic!("{exchange:?}") };
             assert_eq!(*id, port);
-            let passed_on = matches!(port, PortId::Endpoint(_) | PortId::Host);
+            let passed_on = matches!(port, PortId::Endpoint(_) | PortId::Host | PortId::Direct);
             let (wanted, left) = if passed_on { (&ip, offload) } else { (&whole, Offload::default()) };
             assert_eq!(Ip::read(&frame.bytes[head..]), wanted.leaving_by(port));
             assert_eq!(frame.offload, left);

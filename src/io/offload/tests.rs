@@ -15,7 +15,7 @@ const SRC: Ipv4Addr = Ipv4Addr::new(10, 65, 0, 2);
 const DST: Ipv4Addr = Ipv4Addr::new(10, 65, 0, 66);
 const NODE: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 1);
 const PEER: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 2);
-const OUTERS: [Outer; 4] = [Outer::None, Outer::Ethernet, Outer::Ipip, Outer::Vxlan];
+const OUTERS: [Outer; 5] = [Outer::None, Outer::Ethernet, Outer::Ipip, Outer::LinkIpip, Outer::Vxlan];
 const ALL_FLAGS: u8 = 0xff;
 
 /// RFC 1071 as it is written.
@@ -78,6 +78,9 @@ fn wrapped(outer: Outer, packet: &[u8]) -> Vec<u8> {
         Outer::None => packet.to_vec(),
         Outer::Ethernet => [&ethernet[..], &[8, 0], packet].concat(),
         Outer::Ipip => ip(NODE, PEER, Protocol::IPIP, &[], packet),
+        Outer::LinkIpip => {
+            [&[0xee; 10][..], &wrapped(Outer::Ethernet, &wrapped(Outer::Ipip, packet))].concat()
+        }
         Outer::Vxlan => [&[8, 0, 0, 0, 0, 0x10, 0, 0], &ethernet[..], &[8, 0], packet].concat(),
     }
 }
@@ -110,6 +113,11 @@ fn unwrapped<'a>(outer: Outer, piece: &'a [u8], whole: &[u8], index: usize) -> &
             assert_eq!(header.identification(), 0xfffe_u16.wrapping_add(index as u16));
             assert_eq!((header.source_addr(), header.destination_addr()), (NODE, PEER));
             &piece[20..]
+        }
+        Outer::LinkIpip => {
+            assert_eq!(piece[..10], whole[..10]);
+            let ipip = unwrapped(Outer::Ethernet, &piece[10..], &whole[10..], index);
+            unwrapped(Outer::Ipip, ipip, &whole[24..], index)
         }
         Outer::Vxlan => {
             assert_eq!(piece[..22], whole[..22]);

@@ -8,7 +8,7 @@ use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, InfoVxlan, LinkAttribute,
-    LinkFlags, LinkInfo, LinkMessage,
+    LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
 };
 
 use super::Netlink;
@@ -58,6 +58,8 @@ pub struct Link {
     pub name: String,
     /// Ethernet address; `None` for a TUN and other links without one.
     pub mac: Option<MacAddr>,
+    /// Its frames begin with an Ethernet header (`ARPHRD_ETHER`).
+    pub is_ethernet: bool,
     /// IP MTU, bytes.
     pub mtu: u32,
     /// Administratively up (`IFF_UP`).
@@ -308,6 +310,7 @@ fn link_of(answer: RouteNetlinkMessage) -> Option<Link> {
         index: LinkIndex(message.header.index),
         name: String::new(),
         mac: None,
+        is_ethernet: message.header.link_layer_type == LinkLayerType::Ether,
         mtu: 0,
         up: message.header.flags.contains(LinkFlags::Up),
         running: message.header.flags.contains(LinkFlags::Running),

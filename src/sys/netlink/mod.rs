@@ -23,10 +23,10 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use error::{Cause, Result};
 pub use error::{ErrorKind, NetlinkError};
 pub use link::{Link, LinkChange, LinkId, LinkIndex, VethEnd, Vxlan};
-pub use monitor::{Monitor, Topic};
+pub use monitor::{Change, Monitor, Topic};
 pub use neighbour::Neighbour;
 pub use netlink_packet_route::neighbour::NeighbourState;
-pub use route::{PathTo, Route, RouteKind, Scope};
+pub use route::{NextHop, PathTo, Route, RouteKind, Scope};
 pub use rule::Rule;
 
 /// Larger than any message the kernel sends: it fills dumps in pieces of 32 KiB at most
@@ -150,12 +150,7 @@ impl Netlink {
     fn take(&mut self, answers: &mut Vec<RouteNetlinkMessage>) -> Result<bool, Cause> {
         let mut rest = &self.buffer[..];
         while !rest.is_empty() {
-            // netlink(7): each message starts with its length, and the next one at a multiple of four.
-            let length = rest.first_chunk().map_or(0, |b| u32::from_ne_bytes(*b)) as usize;
-            let Some(bytes) = rest.get(..length).filter(|b| !b.is_empty()) else {
-                return Err(Cause::malformed("a netlink message longer than its datagram"));
-            };
-            rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+            let bytes = next_message(&mut rest)?;
             let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(bytes)
                 .map_err(|e| Cause::malformed(e.to_string()))?;
             if message.header.sequence_number != self.sequence {
@@ -176,6 +171,18 @@ impl Netlink {
         }
         Ok(false)
     }
+}
+
+/// Takes the next message off a datagram, or all of it when there is none. netlink(7): each message starts with
+/// its length, and the next one at a multiple of four.
+fn next_message<'a>(datagram: &mut &'a [u8]) -> Result<&'a [u8], Cause> {
+    let rest = std::mem::take(datagram);
+    let length = rest.first_chunk().map_or(0, |b| u32::from_ne_bytes(*b)) as usize;
+    let Some(bytes) = rest.get(..length).filter(|b| !b.is_empty()) else {
+        return Err(Cause::malformed("a netlink message longer than its datagram"));
+    };
+    *datagram = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+    Ok(bytes)
 }
 
 #[cfg(test)]

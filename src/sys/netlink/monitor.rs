@@ -3,10 +3,13 @@
 use std::io::ErrorKind;
 use std::os::fd::{AsRawFd, RawFd};
 
+use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
-use super::RECEIVE_BUFFER;
 use super::error::{Cause, Result};
+use super::neighbour::neighbour_of;
+use super::{Neighbour, RECEIVE_BUFFER, next_message};
 
 /// What a [`Monitor`] listens to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,6 +18,10 @@ pub enum Topic {
     Links,
     /// So do their addresses.
     Addresses,
+    /// Entries of the neighbour tables, of both families.
+    Neighbours,
+    /// What leads where: IPv4 routes and rules.
+    Paths,
 }
 
 impl Topic {
@@ -23,8 +30,23 @@ impl Topic {
         match self {
             Topic::Links => &[libc::RTNLGRP_LINK],
             Topic::Addresses => &[libc::RTNLGRP_IPV4_IFADDR, libc::RTNLGRP_IPV6_IFADDR],
+            Topic::Neighbours => &[libc::RTNLGRP_NEIGH],
+            Topic::Paths => &[libc::RTNLGRP_IPV4_ROUTE, libc::RTNLGRP_IPV4_RULE],
         }
     }
+}
+
+/// A change that a [`Monitor`] tells of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// An entry of the neighbour table is new, or is otherwise.
+    Neighbour(Neighbour),
+    /// An entry of the neighbour table is gone.
+    NeighbourGone(Neighbour),
+    /// Something else.
+    Other,
+    /// Changes came faster than they were taken: everything must be asked again.
+    Missed,
 }
 
 /// A listener in one network namespace; usable from any thread.
@@ -57,6 +79,22 @@ impl Monitor {
         Ok(Monitor { socket, buffer: Vec::with_capacity(RECEIVE_BUFFER) })
     }
 
+    /// Waits for the next changes.
+    ///
+    /// # Errors
+    /// The socket is broken.
+    pub fn wait(&mut self) -> Result<Vec<Change>> {
+        loop {
+            self.buffer.clear();
+            match self.socket.recv(&mut self.buffer, 0) {
+                Ok(_) => return Ok(changes(&self.buffer)),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => return Ok(vec![Change::Missed]),
+                Err(error) => return Err(Cause::from(error).during("receive from route netlink")),
+            }
+        }
+    }
+
     /// Takes all notifications that wait, and says whether there were any. Those that the kernel had no room for
     /// count as well.
     ///
@@ -81,4 +119,28 @@ impl AsRawFd for Monitor {
     fn as_raw_fd(&self) -> RawFd {
         self.socket.as_raw_fd()
     }
+}
+
+/// The changes of one datagram. One that cannot be understood may have been any.
+fn changes(datagram: &[u8]) -> Vec<Change> {
+    let mut changes = Vec::new();
+    let mut rest = datagram;
+    while !rest.is_empty() {
+        let message = next_message(&mut rest).and_then(|bytes| {
+            NetlinkMessage::<RouteNetlinkMessage>::deserialize(bytes)
+                .map_err(|error| Cause::malformed(error.to_string()))
+        });
+        let Ok(message) = message else {
+            changes.push(Change::Missed);
+            continue;
+        };
+        let NetlinkPayload::InnerMessage(message) = message.payload else { continue };
+        let change = match message {
+            RouteNetlinkMessage::NewNeighbour(message) => neighbour_of(message).map(Change::Neighbour),
+            RouteNetlinkMessage::DelNeighbour(message) => neighbour_of(message).map(Change::NeighbourGone),
+            _ => Some(Change::Other),
+        };
+        changes.extend(change);
+    }
+    changes
 }

@@ -39,6 +39,19 @@ impl Netlink {
         )
     }
 
+    /// Tells the kernel that a neighbour is used, as if it had sent something there itself (`NTF_USE`): an entry
+    /// that is stale is verified. Not for a permanent one, which would cease to be that.
+    ///
+    /// # Errors
+    /// [`super::ErrorKind::NotFound`].
+    pub fn use_neighbour(&mut self, dev: LinkIndex, address: IpAddr) -> Result<()> {
+        let mut message = message(Family::of(address).wire(), dev, NeighbourState::None);
+        message.header.flags = NeighbourFlags::Use;
+        message.attributes.push(NeighbourAttribute::Destination(wire_address(address)));
+        self.change(RouteNetlinkMessage::NewNeighbour(message), 0)
+            .map_err(|cause| cause.during(format!("use neighbour {address} dev {}", self.name_of(dev))))
+    }
+
     /// Forgets a neighbour.
     ///
     /// # Errors
@@ -60,7 +73,11 @@ impl Netlink {
         let answers = self
             .dump(RouteNetlinkMessage::GetNeighbour(message))
             .map_err(|cause| cause.during("list neighbours"))?;
-        Ok(answers.into_iter().filter_map(neighbour_of).collect())
+        let neighbour = |answer| match answer {
+            RouteNetlinkMessage::NewNeighbour(message) => neighbour_of(message),
+            _ => None,
+        };
+        Ok(answers.into_iter().filter_map(neighbour).collect())
     }
 
     /// What is known about one neighbour.
@@ -102,8 +119,7 @@ fn wire_address(address: IpAddr) -> NeighbourAddress {
     }
 }
 
-fn neighbour_of(answer: RouteNetlinkMessage) -> Option<Neighbour> {
-    let RouteNetlinkMessage::NewNeighbour(message) = answer else { return None };
+pub(super) fn neighbour_of(message: NeighbourMessage) -> Option<Neighbour> {
     let (mut address, mut mac) = (None, None);
     for attribute in message.attributes {
         match attribute {

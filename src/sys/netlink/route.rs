@@ -114,6 +114,17 @@ pub struct PathTo {
     pub mtu: u32,
 }
 
+/// The neighbour that packets for an address are handed to, where that is all that happens to them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NextHop {
+    /// Link that they leave by.
+    pub dev: LinkIndex,
+    /// The gateway, or the address itself.
+    pub address: Ipv4Addr,
+    /// IP MTU that was set for the path, or learned on it, bytes.
+    pub mtu: Option<u32>,
+}
+
 impl Netlink {
     /// Adds a route.
     ///
@@ -165,12 +176,28 @@ impl Netlink {
         Ok(path)
     }
 
-    fn find_path(&mut self, address: IpAddr) -> Result<PathTo, Cause> {
+    /// Who packets for an address go to next. `None` where they go nowhere, or more is done to them on the way:
+    /// delivery to this host, encapsulation, a gateway of IPv6.
+    ///
+    /// # Errors
+    /// [`super::ErrorKind::Unreachable`] without a route.
+    pub fn next_hop(&mut self, address: Ipv4Addr) -> Result<Option<NextHop>> {
+        let answers = self
+            .find_route(address.into())
+            .map_err(|cause| cause.during(format!("get route to {address}")))?;
+        Ok(answers.iter().find_map(|answer| next_hop_of(answer, address)))
+    }
+
+    fn find_route(&mut self, address: IpAddr) -> Result<Vec<RouteNetlinkMessage>, Cause> {
         let mut message = RouteMessage::default();
         message.header.address_family = Family::of(address).wire();
         message.header.destination_prefix_length = if address.is_ipv4() { 32 } else { 128 };
         message.attributes.push(RouteAttribute::Destination(address.into()));
-        let answers = self.get(RouteNetlinkMessage::GetRoute(message))?;
+        self.get(RouteNetlinkMessage::GetRoute(message))
+    }
+
+    fn find_path(&mut self, address: IpAddr) -> Result<PathTo, Cause> {
+        let answers = self.find_route(address)?;
         let route = answers
             .into_iter()
             .find_map(route_of)
@@ -273,17 +300,40 @@ fn route_of(answer: RouteNetlinkMessage) -> Option<Route> {
             RouteAttribute::PrefSource(a) => route.prefsrc = ip_of(a),
             RouteAttribute::Table(table) => route.table = *table,
             RouteAttribute::Priority(metric) => route.metric = Some(*metric),
-            RouteAttribute::Metrics(metrics) => {
-                route.mtu = metrics.iter().find_map(|metric| match metric {
-                    RouteMetric::Mtu(mtu) => Some(*mtu),
-                    _ => None,
-                });
-            }
+            RouteAttribute::Metrics(metrics) => route.mtu = mtu_of(metrics),
             _ => {}
         }
     }
     route.dst = Prefix::new(dst, header.destination_prefix_length).ok()?;
     Some(route)
+}
+
+fn next_hop_of(answer: &RouteNetlinkMessage, address: Ipv4Addr) -> Option<NextHop> {
+    let RouteNetlinkMessage::NewRoute(message) = answer else { return None };
+    if message.header.kind != RouteType::Unicast {
+        return None;
+    }
+    let (mut dev, mut hop, mut mtu) = (None, address, None);
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Oif(index) => dev = Some(LinkIndex(*index)),
+            RouteAttribute::Gateway(RouteAddress::Inet(gateway)) => hop = *gateway,
+            RouteAttribute::Gateway(_)
+            | RouteAttribute::Via(_)
+            | RouteAttribute::EncapType(_)
+            | RouteAttribute::Encap(_) => return None,
+            RouteAttribute::Metrics(metrics) => mtu = mtu_of(metrics),
+            _ => {}
+        }
+    }
+    Some(NextHop { dev: dev?, address: hop, mtu })
+}
+
+fn mtu_of(metrics: &[RouteMetric]) -> Option<u32> {
+    metrics.iter().find_map(|metric| match metric {
+        RouteMetric::Mtu(mtu) => Some(*mtu),
+        _ => None,
+    })
 }
 
 fn ip_of(address: &RouteAddress) -> Option<IpAddr> {

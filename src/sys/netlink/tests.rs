@@ -1,5 +1,6 @@
 //! Against the running kernel, in namespaces that the tests make.
 
+use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 
 use super::*;
@@ -183,6 +184,67 @@ fn the_path_to_an_address() {
     let near = netlink.path_to(at("192.168.77.9")).unwrap();
     assert_eq!((near.gateway, near.mtu), (None, 1400));
     assert_eq!(netlink.path_to(at("192.168.77.1")).unwrap().kind, RouteKind::Local);
+}
+
+#[test]
+fn a_next_hop_is_where_packets_go_as_they_are() {
+    let (_netns, mut netlink) = bed();
+    let dev = ready(&mut netlink, "d0", "192.168.77.1/24");
+    let at = |last: u8| Ipv4Addr::new(192, 168, 77, last);
+    let far = Ipv4Addr::new(10, 9, 9, 9);
+    assert_eq!(netlink.next_hop(far).unwrap_err().kind, ErrorKind::Unreachable);
+    assert_eq!(netlink.next_hop(at(1)).unwrap(), None, "this host itself");
+    assert_eq!(netlink.next_hop(at(255)).unwrap(), None, "everybody");
+    assert_eq!(netlink.next_hop(at(9)).unwrap(), Some(NextHop { dev, address: at(9), mtu: None }));
+    let via = Some(at(2).into());
+    let route = Route { via, mtu: Some(1300), ..Route::to("10.9.0.0/16".parse().unwrap()) };
+    netlink.add_route(&route).unwrap();
+    assert_eq!(netlink.next_hop(far).unwrap(), Some(NextHop { dev, address: at(2), mtu: Some(1300) }));
+    let route = Route { kind: RouteKind::Blackhole, ..Route::to("10.9.9.0/24".parse().unwrap()) };
+    netlink.add_route(&route).unwrap();
+    assert!(netlink.next_hop(far).is_err());
+}
+
+/// The changes that come until one is among them that was waited for.
+fn told(monitor: &mut Monitor, wanted: impl Fn(&Change) -> bool) -> Change {
+    loop {
+        if let Some(change) = monitor.wait().unwrap().into_iter().find(&wanted) {
+            return change;
+        }
+    }
+}
+
+#[test]
+fn a_monitor_tells_of_neighbours_routes_and_links() {
+    let (netns, mut netlink) = bed();
+    let dev = ready(&mut netlink, "d0", "192.168.77.1/24");
+    let mut monitor =
+        netns.run(|| Monitor::open(&[Topic::Links, Topic::Neighbours, Topic::Paths])).unwrap().unwrap();
+    let address: IpAddr = "192.168.77.2".parse().unwrap();
+    netlink.set_neighbour(dev, address, MAC_B).unwrap();
+    let neighbour = Neighbour { address, mac: Some(MAC_B), dev, state: NeighbourState::Permanent };
+    let is_neighbour = |change: &Change| matches!(change, Change::Neighbour(n) if n.address == address);
+    assert_eq!(told(&mut monitor, is_neighbour), Change::Neighbour(neighbour));
+    netlink.delete_neighbour(dev, address).unwrap();
+    told(&mut monitor, |change| matches!(change, Change::NeighbourGone(n) if n.address == address));
+    netlink.add_route(&Route { dev: Some(dev), ..Route::to("10.9.0.0/16".parse().unwrap()) }).unwrap();
+    told(&mut monitor, |change| *change == Change::Other);
+    netlink.set_link(dev, &[LinkChange::Down]).unwrap();
+    told(&mut monitor, |change| *change == Change::Other);
+}
+
+#[test]
+fn a_monitor_that_is_not_heard_says_that_something_was_missed() {
+    let (netns, mut netlink) = bed();
+    let dev = ready(&mut netlink, "d0", "192.168.77.1/24");
+    let mut monitor =
+        netns.run(|| Monitor::open(&[Topic::Links, Topic::Neighbours, Topic::Paths])).unwrap().unwrap();
+    // More than the default receive buffer of a socket holds.
+    for n in 0..4000u32 {
+        let dst = Prefix::new(IpAddr::V4((0x0a00_0000 + n).into()), 32).unwrap();
+        netlink.add_route(&Route { dev: Some(dev), ..Route::to(dst) }).unwrap();
+    }
+    told(&mut monitor, |change| *change == Change::Missed);
 }
 
 /// That the forwarding entry leads where it says is for `tests/testbed.rs`, which pings through it.
