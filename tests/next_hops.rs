@@ -145,6 +145,11 @@ fn an_underlay_without_ethernet_is_left_to_the_kernel() {
     let line = lines.map_while(Result::ok).find(|line| line.contains("next hops"));
     child.kill().unwrap();
     child.wait().unwrap();
+    let mut command = node.netns.command(lab::margay()).unwrap();
+    command.args(["run", "--node", "node-a", "--ipip-offload", "bpf", "--resources"]);
+    let refused = command.arg(lab.resources.path()).output().unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("--ipip-offload off"), "{said}");
     let line = line.expect("a line about next hops");
     assert!(line.contains("raw socket") && line.contains("tun0 is not an Ethernet interface"), "{line}");
     drop(tunnel);

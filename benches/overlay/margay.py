@@ -24,9 +24,9 @@ def resource(kind, name, spec, namespace=None, netns=None):
 class Margay(Candidate):
     group, needs = "userspace", ("margay",)
 
-    def __init__(self, mode):
+    def __init__(self, mode, name=None, options=""):
         self.mode, self.pod_mtu, self.wire = MODES[mode]
-        self.name = f"margay-{mode}"
+        self.name, self.options = f"margay-{name or mode}", options
 
     def version(self):
         return os.popen("margay --version").read().strip()
@@ -46,8 +46,8 @@ class Margay(Candidate):
         with open(f"{directory}/all.yaml", "w") as f:
             f.write(text)
         for n in lab.nodes:
-            lab.daemon(n, f"margay run --node node{n.i} --resources {directory}",
+            lab.daemon(n, f"margay run --node node{n.i} --resources {directory} {self.options}",
                        ready=lambda: all(lab.has_link(p.ns, "eth0") for p in n.pods))
 
 
-CANDIDATES = [Margay(mode) for mode in MODES]
+CANDIDATES = [Margay(mode) for mode in MODES] + [Margay("ipip", "ipip-bpf", "--ipip-offload bpf")]
