@@ -9,7 +9,7 @@
 //!  on the wire       | next hop 6 | own MAC 6    | 08 00 | outer IPv4 20 | inner IPv4 …
 //! ```
 //! What differs by packet stands in the place of the source address; what is the same for all is part of the
-//! program. It is a list of some forty instructions (RFC 9669), so no compiler and no loader is needed.
+//! program. It is a list of some eighty instructions (RFC 9669), so no compiler and no loader is needed.
 
 use std::ffi::CStr;
 use std::io;
