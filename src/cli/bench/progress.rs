@@ -27,15 +27,11 @@ impl Progress {
         Self { bar, rounds }
     }
 
-    /// A test begins.
+    /// A test begins, so the one before it is done.
     pub(super) fn show(&self, round: u32, contestant: Contestant, test: Test) {
-        self.bar.set_message(format!(
-            "round {round} of {}: {} {}",
-            self.rounds,
-            contestant.name(),
-            test.name()
-        ));
-        self.bar.inc(1);
+        self.bar.inc(u64::from(!self.bar.message().is_empty()));
+        let (rounds, name, test) = (self.rounds, contestant.name(), test.name());
+        self.bar.set_message(format!("round {round} of {rounds}: {name} {test}"));
     }
 
     /// The bar goes away.
