@@ -13,6 +13,9 @@ MODES = {
     "direct": ("vxlanMode: Never", 1500, None),
 }
 
+# Two nodes share the machine.
+WORKERS = max(1, len(os.sched_getaffinity(0)) // 2)
+
 
 def resource(kind, name, spec, namespace=None, netns=None):
     meta = f"name: {name}"
@@ -46,7 +49,7 @@ class Margay(Candidate):
         with open(f"{directory}/all.yaml", "w") as f:
             f.write(text)
         for n in lab.nodes:
-            lab.daemon(n, f"margay run --node node{n.i} --resources {directory} {self.options}",
+            lab.daemon(n, f"margay run --node node{n.i} --resources {directory} --workers {WORKERS} {self.options}",
                        ready=lambda: all(lab.has_link(p.ns, "eth0") for p in n.pods))
 
 

@@ -31,7 +31,7 @@ pub(super) fn render(agent: &Agent) -> String {
         Some(port) => line(
             "vxlan",
             format!(
-                "UDP {port}, VNI {}, VTEP {}; {SOURCE_PORTS} source ports a worker",
+                "UDP {port}, VNI {}, VTEP {}; {SOURCE_PORTS} source ports",
                 plan.settings.vxlan_vni, plan.vtep_mac
             ),
         ),

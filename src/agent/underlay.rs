@@ -25,7 +25,7 @@ use crate::sys::netlink;
 use crate::sys::socket::{self, Seen};
 use crate::wire::MacAddr;
 
-/// Source ports that a worker spreads its VXLAN flows over.
+/// Source ports that VXLAN flows are spread over.
 pub(super) const SOURCE_PORTS: usize = 16;
 
 /// Why the underlay cannot be used.
@@ -150,6 +150,8 @@ impl Underlay {
         };
         let mut ports: Vec<(usize, PortId, Box<dyn Port>)> = Vec::new();
         let mut packet_sockets = Vec::with_capacity(count);
+        let senders = needs.vxlan.map(|_| vxlan_senders(needs.address, count)).transpose()?;
+        let mut senders = senders.unwrap_or_default().into_iter();
         for index in 0..count {
             if needs.ipip {
                 let share = Filter::share_of_ipip(index, count);
@@ -158,8 +160,8 @@ impl Underlay {
                 let port = RawPort::ipip(receiver, Arc::clone(&sender), link(ipip.clone())?);
                 ports.push((index, PortId::Ipip, Box::new(port)));
             }
-            if let Some(port) = needs.vxlan {
-                ports.push((index, PortId::Vxlan, Box::new(vxlan(needs.address, port)?)));
+            if let (Some(port), Some(senders)) = (needs.vxlan, senders.next()) {
+                ports.push((index, PortId::Vxlan, Box::new(vxlan(needs.address, port, senders)?)));
             }
             let port = RawPort::direct(Arc::clone(&sender), link(Super::Whole)?);
             ports.push((index, PortId::Direct, Box::new(port)));
@@ -269,25 +271,32 @@ pub(super) fn own_prefixes(plan: &NodePlan) -> Vec<Ipv4Net> {
     Ipv4Net::aggregate(&prefixes.collect())
 }
 
-fn vxlan(address: IpAddr, port: u16) -> Result<UdpPort, UnderlayError> {
+fn vxlan(address: IpAddr, port: u16, senders: Vec<Socket>) -> Result<UdpPort, UnderlayError> {
     let what = format!("UDP port {port} for VXLAN");
     let receiver = opened(&what, socket::vxlan_receiver(SocketAddr::new(address, port)))?;
-    let mut senders = Vec::with_capacity(SOURCE_PORTS);
+    Ok(UdpPort::new(receiver, senders, port))
+}
+
+/// Each worker's senders of VXLAN. Sender `i` of every worker has the same source port: a flow keeps its port, and so
+/// its order and its worker at the peer, whichever worker here has its frames.
+fn vxlan_senders(address: IpAddr, workers: usize) -> Result<Vec<Vec<Socket>>, UnderlayError> {
+    let mut senders: Vec<Vec<Socket>> = (0..workers).map(|_| Vec::with_capacity(SOURCE_PORTS)).collect();
     // RFC 7348 5: 49152 to 65535. Somebody else may have some of these ports: then the next one.
     let first = 49152 + (std::process::id() as u16 & 0x3fff);
     let mut candidates = (0..0x4000).map(|offset| 49152 + ((first - 49152 + offset) & 0x3fff));
-    while senders.len() < SOURCE_PORTS {
+    while senders[0].len() < SOURCE_PORTS {
         let Some(candidate) = candidates.next() else { break };
-        match socket::vxlan_sender(SocketAddr::new(address, candidate)) {
-            Ok(sender) => senders.push(sender),
+        let sockets = (0..workers).map(|_| socket::vxlan_sender(SocketAddr::new(address, candidate)));
+        match sockets.collect::<io::Result<Vec<_>>>() {
+            Ok(sockets) => senders.iter_mut().zip(sockets).for_each(|(senders, socket)| senders.push(socket)),
             Err(error) if error.raw_os_error() == Some(libc::EADDRINUSE) => {}
             Err(error) => return opened("a UDP socket to send VXLAN", Err(error)),
         }
     }
-    if senders.is_empty() {
+    if senders[0].is_empty() {
         return opened("a UDP socket to send VXLAN", Err(io::Error::from_raw_os_error(libc::EADDRINUSE)));
     }
-    Ok(UdpPort::new(receiver, senders, port))
+    Ok(senders)
 }
 
 fn opened<T>(what: &str, result: io::Result<T>) -> Result<T, UnderlayError> {

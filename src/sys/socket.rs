@@ -9,8 +9,8 @@ use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 
 use super::filter::Filter;
 
-/// Receive buffer that a tunnel socket asks for, bytes: a burst of a few milliseconds at 10 Gbit/s. Beyond
-/// `net.core.rmem_max` the kernel gives what it allows.
+/// Receive buffer that a tunnel socket asks for, bytes: a burst of a few milliseconds at 10 Gbit/s. The system's own
+/// limit (`net.core.rmem_max`, 208 KiB unless set) holds three super-frames.
 const RECEIVE_BUFFER: usize = 4 << 20;
 /// Send buffer, bytes: of these the kernel allows `net.core.wmem_max`, and then twice as many, for its own data as
 /// well; with 1,500-byte packets that is 680 kB on their way. A full socket takes more when half of that has left.
@@ -66,7 +66,7 @@ pub fn vxlan_receiver(local: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// A sender of VXLAN with a source port of its own; it takes nothing in.
+/// A sender of VXLAN with a source port that only other senders like it may have; it takes nothing in.
 ///
 /// DF stays clear whatever the inner packet says, as a Calico node's device has it (`df unset`).
 ///
@@ -75,6 +75,7 @@ pub fn vxlan_receiver(local: SocketAddr) -> io::Result<Socket> {
 pub fn vxlan_sender(local: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(local), Type::DGRAM, None)?;
     Filter::nothing().attach(&socket)?;
+    socket.set_reuse_port(true)?;
     socket.bind(&local.into())?;
     set_option(&socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT)?;
     tunnel_buffers(&socket)?;
@@ -163,7 +164,10 @@ fn link_address(interface: u32, ethertype: u16) -> SockAddr {
 }
 
 fn tunnel_buffers(socket: &Socket) -> io::Result<()> {
-    socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
+    // Without CAP_NET_ADMIN over the namespace only up to `net.core.rmem_max`.
+    if set_option(socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, RECEIVE_BUFFER as i32).is_err() {
+        socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
+    }
     socket.set_send_buffer_size(SEND_BUFFER)
 }
 

@@ -68,7 +68,7 @@ pub struct Args {
     /// Keep everything, senders and receivers too, to so many cores [default: all]
     #[arg(long, value_name = "N")]
     pub cores: Option<NonZeroUsize>,
-    /// Worker threads of each daemon [default: the number of cores]
+    /// Worker threads of each daemon [default: half the cores, as two nodes share them]
     #[arg(long, value_name = "N")]
     pub workers: Option<NonZeroUsize>,
     /// TCP congestion control
@@ -151,7 +151,7 @@ pub fn run(args: &Args) -> Result<(), BenchError> {
     let stage = Stage {
         binary: &binary,
         attach: machine.attach,
-        arguments: daemon_arguments(args, &machine),
+        arguments: daemon_arguments(args, &machine, cores),
         real_frames: args.underlay == UnderlayArg::Wire,
         duration: Duration::from_secs_f64(args.seconds),
         congestion: &args.congestion,
@@ -185,11 +185,10 @@ fn keep_to(wanted: Option<NonZeroUsize>) -> Result<usize, BenchError> {
     Ok(wanted)
 }
 
-fn daemon_arguments(args: &Args, machine: &Machine) -> Vec<String> {
+fn daemon_arguments(args: &Args, machine: &Machine, cores: usize) -> Vec<String> {
     let mut all: Vec<String> = machine.arguments.iter().map(ToString::to_string).collect();
-    if let Some(workers) = args.workers {
-        all.extend(["--workers".into(), workers.to_string()]);
-    }
+    let workers = args.workers.map_or((cores / 2).max(1), NonZeroUsize::get);
+    all.extend(["--workers".into(), workers.to_string()]);
     all
 }
 
