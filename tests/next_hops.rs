@@ -15,7 +15,7 @@ use margay::lpm::Prefix;
 use margay::sys::netlink::{LinkChange, Route, VethEnd};
 use margay::sys::netns::Netns;
 use margay::sys::tun::{self, Layer};
-use margay::testbed::{Capture, Lab, LabSpec, Mode, Ping, Pod, Topology, ping};
+use margay::testbed::{Capture, Lab, LabSpec, Mode, Ping, Pod, Topology, add_ipsec_policy, ping};
 use margay::wire::MacAddr;
 
 const MEGABYTE: u64 = 1_000_000;
@@ -125,6 +125,19 @@ fn a_route_by_another_interface_is_followed() {
 
     at_a.delete_route(&detour).unwrap();
     until("by the link again", || kernels_share(&lab)[0] < MEGABYTE / 10);
+}
+
+/// A packet socket would send in clear what a policy says is to be encrypted.
+#[test]
+fn a_node_with_ipsec_policies_leaves_it_to_the_kernel() {
+    for mode in [Mode::Ipip, Mode::None] {
+        let mut lab = start(LabSpec::new(mode), &[]);
+        until("both leave by the link", || kernels_share(&lab).iter().all(|sent| *sent < MEGABYTE / 10));
+        lab.nodes[0].netns.run(add_ipsec_policy).unwrap().expect("this test needs a kernel with XFRM");
+        until("node-a's leave by its kernel", || kernels_share(&lab)[0] > MEGABYTE);
+        assert!(kernels_share(&lab)[1] < MEGABYTE / 10, "node-b has no policies");
+        lab.stop().unwrap_or_else(|error| panic!("{error}"));
+    }
 }
 
 /// Without Ethernet there are no next hops to send to: all is the raw socket's.

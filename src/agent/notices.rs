@@ -3,6 +3,7 @@
 //! | of what | told by |
 //! |---|---|
 //! | the node's links and their addresses | route netlink |
+//! | its IPsec policies | XFRM netlink |
 //! | a path to a workload's namespace that is a link or a file | inotify, on its directory |
 //! | one that leads to a process, `/proc/PID/…` | the process's end |
 //! | one where the namespace is mounted, as in `/run/netns` | `/proc/self/mountinfo` |
@@ -25,6 +26,7 @@ use mio::{Events, Interest, Poll, Registry, Token, Waker};
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 
+use crate::sys::ipsec::Policies;
 use crate::sys::netlink::{Monitor, Topic};
 use crate::sys::process;
 
@@ -72,6 +74,7 @@ enum Watched {
 struct Ears {
     poll: Poll,
     monitor: Option<Monitor>,
+    policies: Option<Policies>,
     inotify: Option<Arc<Inotify>>,
     /// Its changes need no reading, it only has to be open.
     _mounts: Option<File>,
@@ -94,6 +97,10 @@ impl Notices {
             listen(monitor.as_raw_fd(), Interest::READABLE)?;
             Ok(monitor)
         });
+        let policies = Policies::listen().and_then(|policies| {
+            policies.as_ref().map_or(Ok(()), |policies| listen(policies.as_raw_fd(), Interest::READABLE))?;
+            Ok(policies)
+        });
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC).map_err(io::Error::from);
         let inotify = inotify.and_then(|inotify| {
             listen(inotify.as_fd().as_raw_fd(), Interest::READABLE)?;
@@ -105,6 +112,7 @@ impl Notices {
         });
         let silent = [
             ("links and addresses", monitor.as_ref().err()),
+            ("IPsec policies", policies.as_ref().err()),
             ("files", inotify.as_ref().err()),
             ("mounts", mounts.as_ref().err()),
         ];
@@ -114,7 +122,13 @@ impl Notices {
         let hears = silent.iter().all(|(_, error)| error.is_none());
 
         let inotify = inotify.ok();
-        let mut ears = Ears { poll, monitor: monitor.ok(), inotify: inotify.clone(), _mounts: mounts.ok() };
+        let mut ears = Ears {
+            poll,
+            monitor: monitor.ok(),
+            policies: policies.ok().flatten(),
+            inotify: inotify.clone(),
+            _mounts: mounts.ok(),
+        };
         let (tell, told) = bounded(1);
         let (stop, stopped) = bounded(0);
         let thread = std::thread::Builder::new()
@@ -230,6 +244,9 @@ impl Ears {
             // Each event is told once; so that there is a next one, what came is read.
             if let Some(monitor) = &mut self.monitor {
                 let _ = monitor.drain();
+            }
+            if let Some(policies) = &mut self.policies {
+                policies.drain();
             }
             if let Some(inotify) = &self.inotify {
                 while matches!(inotify.read_events(), Ok(_) | Err(Errno::EINTR)) {}

@@ -21,6 +21,7 @@ use crate::io::udp::UdpPort;
 use crate::rib::{Encap, NodePlan, Target};
 use crate::sys::bpf;
 use crate::sys::filter::Filter;
+use crate::sys::ipsec;
 use crate::sys::netlink;
 use crate::sys::socket::{self, Seen};
 use crate::wire::MacAddr;
@@ -98,6 +99,8 @@ pub(super) struct Needs {
     pub(super) ipip: bool,
     /// A pool says VXLAN: its UDP port.
     pub(super) vxlan: Option<u16>,
+    /// The kernel has IPsec policies, or does not say.
+    ipsec: bool,
 }
 
 impl Needs {
@@ -130,6 +133,7 @@ impl Needs {
             address: plan.address,
             ipip: uses(Encap::Ipip),
             vxlan: uses(Encap::Vxlan).then_some(plan.settings.vxlan_port),
+            ipsec: ipsec::has_policies().unwrap_or(true),
         })
     }
 }
@@ -142,7 +146,7 @@ impl Underlay {
     pub(super) fn open(needs: Needs, config: &Config, workers: &Workers) -> Result<Self, UnderlayError> {
         let count = workers.count();
         let sender = Arc::new(opened("the raw socket that sends to peers", socket::raw_sender())?);
-        let next_hops = follower(&needs.interface);
+        let next_hops = follower(&needs);
         let ipip = ipip_super(&needs, &next_hops, config)?;
         let link = |kind| match &next_hops {
             Ok(follower) => link(&needs.interface, follower, kind).map(Some),
@@ -222,7 +226,11 @@ impl Underlay {
     }
 }
 
-fn follower(interface: &Interface) -> Result<Follower, String> {
+fn follower(needs: &Needs) -> Result<Follower, String> {
+    if needs.ipsec {
+        return Err("the kernel has IPsec policies, which a packet socket would pass by".into());
+    }
+    let interface = &needs.interface;
     let mac = interface.mac.ok_or_else(|| format!("{} is not an Ethernet interface", interface.name))?;
     Follower::new(interface, mac).map_err(|error| error.to_string())
 }

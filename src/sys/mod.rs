@@ -20,6 +20,7 @@
 pub mod bpf;
 pub mod ethtool;
 pub mod filter;
+pub mod ipsec;
 pub mod limits;
 pub mod mmsg;
 pub mod netlink;

@@ -15,6 +15,7 @@
 mod blast;
 mod capture;
 mod daemon;
+mod ipsec;
 mod kernel;
 mod lab;
 mod meter;
@@ -33,6 +34,7 @@ use std::io;
 pub use blast::{Blast, Delivery, blast};
 pub use capture::{Capture, Frame};
 pub use daemon::Daemon;
+pub use ipsec::add_ipsec_policy;
 pub use lab::{Lab, LabSpec, Mode, Node, NodeKind, Topology};
 pub use meter::{Meter, Usage, counter, peak_memory};
 pub use ping::{Ping, PingReport, ping};
