@@ -66,7 +66,7 @@ fn forty_flows_at_once_over_several_source_ports() {
         .filter(|packet| packet.source == a.address() && packet.protocol == 17)
         .filter_map(|packet: &Packet| packet.payload.first_chunk().copied())
         .collect();
-    // 40 flows on 16 ports of each worker: that all of them meet on fewer than four is beyond chance.
+    // 40 flows on 16 ports: that all of them meet on fewer than four is beyond chance.
     assert!(ports.len() >= 4, "source ports: {ports:?}");
 }
 
