@@ -1,5 +1,7 @@
 //! `margay bench` as its users run it: everything is measured, if only for a moment; the figures mean nothing.
 
+mod lab;
+
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
@@ -8,6 +10,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use lab::processes_naming;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid};
 use serde_json::Value;
@@ -188,16 +191,6 @@ fn until(what: &str, mut condition: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "not within a minute: {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
-}
-
-/// Processes that have `text` in an argument. One that has ended but was not waited for has no arguments.
-fn processes_naming(text: &str) -> Vec<String> {
-    let naming = |pid: &String| {
-        let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        String::from_utf8_lossy(&arguments).contains(text)
-    };
-    let all = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    all.filter(|name| name.bytes().all(|b| b.is_ascii_digit())).filter(naming).collect()
 }
 
 #[test]

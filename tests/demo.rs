@@ -1,5 +1,7 @@
 //! `margay demo` as its users run it.
 
+mod lab;
+
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
@@ -7,6 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use lab::processes_naming;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid};
 
@@ -81,16 +84,6 @@ fn ctrl_c_ends_it_at_once_and_nothing_is_left() {
         assert!(Instant::now() < deadline, "the daemons {daemons:?} are still there");
         std::thread::sleep(Duration::from_millis(10));
     }
-}
-
-/// Processes that have `text` in an argument. One that has ended but was not waited for has no arguments.
-fn processes_naming(text: &str) -> Vec<String> {
-    let naming = |pid: &String| {
-        let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        String::from_utf8_lossy(&arguments).contains(text)
-    };
-    let all = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    all.filter(|name| name.bytes().all(|b| b.is_ascii_digit())).filter(naming).collect()
 }
 
 #[test]

@@ -228,7 +228,9 @@ impl Underlay {
 
 fn follower(needs: &Needs) -> Result<Follower, String> {
     if needs.ipsec {
-        return Err("the kernel has IPsec policies, which a packet socket would pass by".into());
+        return Err(
+            "the kernel has IPsec policies, or does not say, and a packet socket would pass them by".into()
+        );
     }
     let interface = &needs.interface;
     let mac = interface.mac.ok_or_else(|| format!("{} is not an Ethernet interface", interface.name))?;

@@ -36,6 +36,17 @@ pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
+/// Processes that have `text` in an argument. One that has ended but was not waited for has no arguments.
+pub(crate) fn processes_naming(text: &str) -> Vec<String> {
+    let naming = |pid: &String| {
+        let arguments = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&arguments).contains(text)
+    };
+    let all =
+        std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    all.filter(|name| name.bytes().all(|b| b.is_ascii_digit())).filter(naming).collect()
+}
+
 /// Sets `/proc/sys/NAME` of a namespace.
 pub(crate) fn sysctl(netns: &Netns, name: &str, value: &str) {
     let path = format!("/proc/sys/{name}");
