@@ -328,6 +328,39 @@ fn a_missing_privilege_is_named() {
     nothing_is_left(&lab);
 }
 
+/// S10 (good practice): the daemon holds what it needs, the threads that read packets nothing, and no child gets more.
+#[test]
+fn the_workers_have_no_privileges_and_the_rest_only_what_is_needed() {
+    const NEEDED: [u64; 7] = [
+        2,  // DAC_READ_SEARCH
+        12, // NET_ADMIN
+        13, // NET_RAW
+        19, // SYS_PTRACE
+        21, // SYS_ADMIN
+        38, // PERFMON
+        39, // BPF
+    ];
+    let mut lab = start(LabSpec::new(Mode::Vxlan), &["--workers", "2"]);
+    let tasks = format!("/proc/{}/task", lab.nodes[0].daemon().unwrap().pid());
+    let mut workers = 0;
+    for task in std::fs::read_dir(tasks).unwrap() {
+        let status = std::fs::read_to_string(task.unwrap().path().join("status")).unwrap();
+        let field = |name: &str| {
+            status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(":")).unwrap().trim()
+        };
+        let mask = |name: &str| u64::from_str_radix(field(name), 16).unwrap();
+        let name = field("Name");
+        let is_worker = name.strip_prefix("margay-").is_some_and(|rest| rest.parse::<u8>().is_ok());
+        let allowed = if is_worker { 0 } else { NEEDED.iter().map(|bit| 1 << bit).sum() };
+        for set in ["CapEff", "CapPrm", "CapInh", "CapAmb"] {
+            assert_eq!(mask(set) & !allowed, 0, "{set} of {name}");
+        }
+        assert_eq!(field("NoNewPrivs"), "1", "{name}");
+        workers += u8::from(is_worker);
+    }
+    assert_eq!(workers, 2);
+}
+
 #[test]
 fn its_environment_is_as_good_as_its_flags() {
     let lab = build(LabSpec::new(Mode::Vxlan));

@@ -12,6 +12,7 @@ use crate::buf::{Pool, SlotSize};
 use crate::dataplane::{Command, Counters, Event, Neighbor, PortId, Setup, Tally, Worker};
 use crate::fib::Publication;
 use crate::io::Port;
+use crate::sys::privileges;
 
 /// Slots of a worker's pool: several batches, and what the slow path makes of one. A slot costs memory only
 /// once it is used, and the first ones are used most.
@@ -69,6 +70,8 @@ impl Workers {
             let end = Tell(end.clone());
             let thread = std::thread::Builder::new().name(format!("margay-{index}")).spawn(move || {
                 let _end = end;
+                // It reads what strangers send, and opens nothing.
+                privileges::keep_none().map_err(io::Error::other)?;
                 worker.run()
             })?;
             workers.push(Running { commands: sender, waker, counters, thread: Some(thread) });

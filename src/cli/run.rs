@@ -14,7 +14,7 @@ use crate::agent::{Agent, Config, IpipOffload, Signal};
 use crate::dataplane::Tally;
 use crate::datastore;
 use crate::fib::OuterTtl;
-use crate::sys::limits;
+use crate::sys::{limits, privileges};
 use crate::verdict::{DropReason, PuntReason, Sent};
 
 /// Forward this node's pods' traffic, until SIGTERM or Ctrl-C.
@@ -92,6 +92,8 @@ fn daemon(args: Args) -> Result<(), Box<dyn std::error::Error>> {
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .init();
+    // Before the first thread: each begins with what its parent has.
+    privileges::keep_needed()?;
     let workers =
         args.workers.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
     // Before anything is made: a signal that comes while starting ends the daemon cleanly too.

@@ -13,6 +13,7 @@
 //! | [`scheduling`] | which cores, which priority |
 //! | [`bpf`] | bpf(2): a program on an interface's egress |
 //! | [`limits`] | resource limits |
+//! | [`privileges`] | capabilities(7), no_new_privs |
 //! | [`mmsg`] | recvmmsg(2), sendmmsg(2) |
 
 #![allow(unsafe_code)]
@@ -25,6 +26,7 @@ pub mod limits;
 pub mod mmsg;
 pub mod netlink;
 pub mod netns;
+pub mod privileges;
 pub mod process;
 pub mod scheduling;
 pub mod socket;
