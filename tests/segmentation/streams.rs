@@ -226,10 +226,13 @@ pub(crate) fn repair_ip(ip: &mut [u8]) {
     ip[10..12].copy_from_slice(&sum.to_be_bytes());
 }
 
-/// Makes both checksums of a TCP or UDP packet without IP options right.
+/// Makes both checksums of a TCP or UDP packet without IP options right; of one that is cut short, the first.
 pub(crate) fn repair(ip: &mut [u8]) {
     repair_ip(ip);
     let field = if ip[9] == 6 { 16 } else { 6 };
+    if ip.len() < 20 + field + 2 {
+        return;
+    }
     let address = |at: usize| IpAddr::from([ip[at], ip[at + 1], ip[at + 2], ip[at + 3]]);
     let pseudo = checksum::pseudo_header(address(12), address(16), Protocol(ip[9]), ip.len() - 20);
     ip[20 + field..][..2].fill(0);
