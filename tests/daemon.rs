@@ -123,6 +123,10 @@ fn sigterm_and_sigint_take_away_what_was_made_and_tell_what_was_counted() {
             links.into_iter().map(|link| (link.name, link.mac)).collect()
         };
         reaches(&lab.nodes[0].pods[0].netns, lab.nodes[1].pods[0].address, "across, before the end");
+        // To an address of the node's block that nobody has.
+        let pod = &lab.nodes[0].pods[1];
+        let sent = pod.netns.run(|| std::net::UdpSocket::bind("0.0.0.0:0")?.send_to(b"?", "10.65.0.50:9"));
+        assert_eq!(sent.unwrap().unwrap(), 1);
         // While it runs there is something to remove.
         let mut netlink = lab.nodes[0].netns.netlink().unwrap();
         assert!(netlink.link("margay0").is_ok());
@@ -133,6 +137,11 @@ fn sigterm_and_sigint_take_away_what_was_made_and_tell_what_was_counted() {
 
         let said = end_with(&mut lab, 0, signal);
         assert!(said.contains("margay: ") && said.contains("sent"), "{signal}: {said}");
+        // O10: how many, why, what to do, and who.
+        let words = said.lines().skip_while(|line| !line.contains("dropped blackhole"));
+        let words: Vec<Vec<&str>> = words.take(2).map(|line| line.split_whitespace().collect()).collect();
+        assert!(words[0].len() > 10, "{signal}: {said}");
+        assert_eq!((words[0][0], &words[1][..]), ("1", &["1", "default/pod-a2"][..]), "{signal}: {said}");
         // Exit status 0, or this says otherwise.
         lab.stop().unwrap_or_else(|error| panic!("{signal}: {error}"));
         nothing_is_left(&lab);

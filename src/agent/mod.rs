@@ -4,6 +4,7 @@
 //! node's plan, opens what the plan needs, compiles the FIB and publishes it. What already works is never
 //! stopped by a resource that is wrong: the agent says what is wrong and keeps the last good state.
 
+mod counts;
 mod endpoint;
 mod host;
 mod next_hops;
@@ -22,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, at, never, select};
 
-use crate::dataplane::{Event, PortId, Tally};
+use crate::dataplane::{Event, PortId};
 use crate::datastore::{self, LoadError, Watcher};
 use crate::fib::{
     CompileError, EndpointId, Environment, Fib, IPIP_OVERHEAD, OuterTtl, Publication, VXLAN_OVERHEAD,
@@ -37,6 +38,7 @@ use notices::Notices;
 use sole::Sole;
 use underlay::{Needs, Underlay, own_prefixes};
 
+pub use counts::Counts;
 pub use host::HostError;
 pub use underlay::UnderlayError;
 use workers::Workers;
@@ -145,6 +147,8 @@ pub struct Agent {
     changes: Receiver<Vec<Change>>,
     /// Notices and warnings that were logged: once is enough.
     told: BTreeSet<String>,
+    /// Drops that were logged.
+    drops: counts::Log,
     /// Last, as the next daemon may begin when it is gone.
     _sole: Sole,
 }
@@ -196,6 +200,7 @@ impl Agent {
             endpoint_mtu,
             changes,
             told,
+            drops: counts::Log::new(Instant::now()),
             _sole: sole,
         };
         agent.reconcile()?;
@@ -211,7 +216,7 @@ impl Agent {
     ///
     /// # Errors
     /// [`AgentError::WorkerEnded`].
-    pub fn run(mut self, watcher: &Watcher, signals: &Receiver<Signal>) -> Result<Tally, AgentError> {
+    pub fn run(mut self, watcher: &Watcher, signals: &Receiver<Signal>) -> Result<Counts, AgentError> {
         let (events, ended) = (self.workers.events().clone(), self.workers.ended().clone());
         let notices = self.notices.told().clone();
         let changes = self.changes.clone();
@@ -227,7 +232,7 @@ impl Agent {
             select! {
                 recv(signals) -> signal => match signal {
                     Ok(Signal::Reload) => self.reload(),
-                    Ok(Signal::Stop) | Err(_) => return Ok(self.workers.tally()),
+                    Ok(Signal::Stop) | Err(_) => return Ok(counts::read(&self)),
                 },
                 recv(watcher.changes()) -> _ => self.reload(),
                 recv(events) -> event => event.into_iter().for_each(|event| self.lost(event)),
@@ -246,6 +251,7 @@ impl Agent {
                     due = Instant::now() + LOOK;
                     self.look();
                     self.retry();
+                    counts::log(&mut self, Instant::now());
                 }
             }
         }

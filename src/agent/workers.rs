@@ -1,5 +1,6 @@
 //! The worker threads, and how the agent talks to them.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -9,7 +10,7 @@ use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use mio::Waker;
 
 use crate::buf::{Pool, SlotSize};
-use crate::dataplane::{Command, Counters, Event, Neighbor, PortId, Setup, Tally, Worker};
+use crate::dataplane::{Command, Counters, Event, Exceptions, Neighbor, Party, PortId, Setup, Tally, Worker};
 use crate::fib::Publication;
 use crate::io::Port;
 use crate::sys::privileges;
@@ -123,6 +124,15 @@ impl Workers {
     pub(super) fn tally(&self) -> Tally {
         let mut total = Tally::default();
         self.workers.iter().for_each(|worker| total += &worker.counters.read());
+        total
+    }
+
+    /// What of that was dropped and punted, by whom it is counted with.
+    pub(super) fn by_party(&self) -> BTreeMap<Party, Exceptions> {
+        let mut total: BTreeMap<Party, Exceptions> = BTreeMap::new();
+        for (party, exceptions) in self.workers.iter().flat_map(|worker| worker.counters.by_party()) {
+            *total.entry(party).or_default() += &exceptions;
+        }
         total
     }
 

@@ -1,5 +1,6 @@
 //! `margay run`: the daemon.
 
+use std::fmt::Write as _;
 use std::io::{IsTerminal, Write};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -10,8 +11,7 @@ use crossbeam::channel::{Receiver, bounded};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::agent::{Agent, Config, IpipOffload, Signal};
-use crate::dataplane::Tally;
+use crate::agent::{Agent, Config, Counts, IpipOffload, Signal};
 use crate::datastore;
 use crate::fib::OuterTtl;
 use crate::sys::{limits, privileges};
@@ -110,8 +110,8 @@ fn daemon(args: Args) -> Result<(), Box<dyn std::error::Error>> {
         ipip_offload: args.ipip_offload,
     })?;
     say(&format!("{}margay: ready\n", agent.screen()));
-    let tally = agent.run(&watcher, &signals)?;
-    say(&summary(&tally));
+    let counts = agent.run(&watcher, &signals)?;
+    say(&summary(&counts));
     Ok(())
 }
 
@@ -135,21 +135,35 @@ fn signals() -> std::io::Result<Receiver<Signal>> {
     Ok(receiver)
 }
 
-/// What was counted: every frame in exactly one line.
-fn summary(tally: &Tally) -> String {
-    let mut lines = vec![format!("margay: {} frames in", tally.input)];
-    let sent =
-        Sent::ALL.iter().map(|sent| (sent.name(), tally.sent[sent.index()], "sent", sent.explanation()));
-    let punted = PuntReason::ALL
-        .iter()
-        .map(|reason| (reason.name(), tally.punted[reason.index()], "punted", reason.explanation()));
-    let dropped = DropReason::ALL
-        .iter()
-        .map(|reason| (reason.name(), tally.dropped[reason.index()], "dropped", reason.explanation()));
-    for (name, count, what, explanation) in
-        sent.chain(punted).chain(dropped).filter(|(_, count, ..)| *count > 0)
-    {
-        lines.push(format!("  {count:>12} {what:<7} {name:<22} {explanation}"));
+/// With how many a drop reason is listed by name.
+const LISTED: usize = 4;
+
+/// What was counted: every frame in exactly one line, and of each drop reason with whom.
+fn summary(counts: &Counts) -> String {
+    let tally = &counts.total;
+    let mut out = format!("margay: {} frames in\n", tally.input);
+    let mut line = |count: u64, what, name, explanation| {
+        if count > 0 {
+            // Writing to a String cannot fail.
+            let _ = writeln!(out, "  {count:>12} {what:<7} {name:<22} {explanation}");
+        }
+        count > 0
+    };
+    for sent in Sent::ALL {
+        line(tally.sent[sent.index()], "sent", sent.name(), sent.explanation());
     }
-    lines.join("\n") + "\n"
+    for reason in PuntReason::ALL {
+        line(tally.punted[reason.index()], "punted", reason.name(), reason.explanation());
+    }
+    for reason in DropReason::ALL {
+        if line(tally.dropped[reason.index()], "dropped", reason.name(), reason.explanation()) {
+            let by = counts.dropped_by(*reason);
+            by.iter().take(LISTED).for_each(|(who, count)| {
+                line(*count, "", "", who);
+            });
+            let others: u64 = by.iter().skip(LISTED).map(|(_, count)| count).sum();
+            line(others, "", "", "others");
+        }
+    }
+    out
 }

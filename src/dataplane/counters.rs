@@ -1,10 +1,12 @@
 //! Counters: one writer each, readable by anyone.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crossbeam::utils::CachePadded;
 
+use super::accounts::{Exceptions, Ledger, Party};
 use crate::verdict::{DropReason, PuntReason, Sent};
 
 /// What a worker counted since its last turn: plain numbers, no sharing.
@@ -59,16 +61,19 @@ impl std::ops::AddAssign<&Tally> for Tally {
 
 const CELLS: usize = 1 + Sent::COUNT + PuntReason::COUNT + DropReason::COUNT;
 
-/// One worker's totals, published once a turn.
+/// One worker's totals, published once a turn, and its accounts.
 #[derive(Debug)]
 pub struct Counters {
     cells: CachePadded<[AtomicU64; CELLS]>,
+    /// Its lock is taken when an account is opened or closed, and by who reads.
+    ledger: Mutex<Ledger>,
 }
 
 impl Counters {
     /// All zero.
     pub fn new() -> Arc<Self> {
-        Arc::new(Counters { cells: CachePadded::new([const { AtomicU64::new(0) }; CELLS]) })
+        let cells = CachePadded::new([const { AtomicU64::new(0) }; CELLS]);
+        Arc::new(Counters { cells, ledger: Mutex::default() })
     }
 
     /// Adds `tally` and clears it. Only the worker that owns the counters calls this, so a load and a
@@ -87,6 +92,15 @@ impl Counters {
             *count = cell.load(Ordering::Relaxed);
         }
         tally
+    }
+
+    /// What of the totals was dropped and punted, by whom it is counted with.
+    pub fn by_party(&self) -> BTreeMap<Party, Exceptions> {
+        self.ledger().iter().map(|(party, account)| (*party, account.read())).collect()
+    }
+
+    pub(super) fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -6,6 +6,7 @@
 //! The engine hands to [`slowpath`](crate::slowpath) what it punts; the slow path hands back packets to
 //! send. Those two modules may use each other.
 
+pub mod accounts;
 pub mod antispoof;
 pub mod arp;
 pub mod counters;
@@ -19,6 +20,7 @@ mod ready;
 mod spin;
 pub mod worker;
 
+pub use accounts::{Exceptions, Party};
 pub use counters::{Counters, Tally};
 pub use engine::{Engine, Origin, Tables, Verdict};
 pub use neighbor::{Neighbor, Neighbors};

@@ -15,6 +15,7 @@ use crossbeam::channel::{Receiver, Sender};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 
+use super::accounts::{self, Accounts};
 use super::decap::Kind;
 use super::engine::{Engine, Origin, Tables, Verdict};
 use super::neighbor::{Neighbor, Neighbors};
@@ -105,6 +106,7 @@ pub struct Worker {
     batch: Vec<Frame>,
     made: Vec<Made>,
     tally: Tally,
+    accounts: Accounts,
     now: Instant,
     last_complaint: Option<Instant>,
     commands: Receiver<Command>,
@@ -132,6 +134,8 @@ impl Worker {
     pub fn new(setup: Setup) -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
+        let mut accounts = Accounts::new(&setup.counters);
+        accounts.follow(setup.fib.current());
         Ok(Worker {
             engine: Engine::new(setup.index, setup.workers),
             slowpath: SlowPath::default(),
@@ -147,6 +151,7 @@ impl Worker {
             batch: Vec::with_capacity(FRAMES),
             made: Vec::with_capacity(FRAMES),
             tally: Tally::default(),
+            accounts,
             now: Instant::now(),
             last_complaint: None,
             commands: setup.commands,
@@ -182,7 +187,9 @@ impl Worker {
     pub fn turn(&mut self, wait: Option<Duration>) -> io::Result<Flow> {
         self.wait(wait)?;
         self.now = Instant::now();
-        self.fib.refresh();
+        if self.fib.refresh() {
+            self.accounts.follow(self.fib.current());
+        }
         if self.obey() == Flow::Stop {
             return Ok(Flow::Stop);
         }
@@ -285,6 +292,9 @@ impl Worker {
         if let (PortId::Endpoint(endpoint), Some(neighbor)) = (id, neighbor) {
             self.neighbors.insert(endpoint, neighbor);
         }
+        if let PortId::Endpoint(endpoint) = id {
+            self.accounts.open(endpoint);
+        }
         self.ports.insert(id, port, receives);
     }
 
@@ -298,6 +308,7 @@ impl Worker {
         self.ready.remove(id.index());
         if let PortId::Endpoint(endpoint) = id {
             self.neighbors.remove(endpoint);
+            self.accounts.close(endpoint);
         }
     }
 
@@ -338,16 +349,14 @@ impl Worker {
             };
             match verdict {
                 Ok(Verdict::Punt(reason)) => {
-                    let origin = match id {
-                        PortId::Endpoint(endpoint) => Origin::Workload(endpoint),
-                        PortId::Ipip | PortId::Vxlan => Origin::Peer(frame.peer),
-                        PortId::Underlay | PortId::Direct => Origin::Underlay,
-                        PortId::Host => Origin::Host,
-                    };
+                    let origin = accounts::origin(&fib, id, &self.pool, &frame);
                     self.punt(&fib, Punted { reason, origin, frame });
                 }
                 Ok(verdict) => self.queue(verdict, frame),
-                Err(reason) => self.drop_frame(reason, frame),
+                Err(reason) => {
+                    let origin = accounts::origin(&fib, id, &self.pool, &frame);
+                    self.drop_frame(&fib, origin, reason, frame);
+                }
             }
         }
         self.batch = batch;
@@ -355,6 +364,7 @@ impl Worker {
 
     fn punt(&mut self, fib: &Fib, punted: Punted) {
         self.tally.punted[punted.reason.index()] += 1;
+        self.accounts.of(fib, punted.origin.into()).punted(punted.reason);
         let tables = Tables { fib, neighbors: &self.neighbors };
         self.slowpath.punt(tables, self.now, &mut self.pool, punted, &mut self.made);
     }
@@ -369,16 +379,14 @@ impl Worker {
         for made in made.drain(..) {
             self.tally.input += 1;
             match made {
-                Made::Nothing(reason) => self.tally.dropped[reason.index()] += 1,
+                Made::Nothing(origin, reason) => self.count_drop(&fib, origin, reason),
                 Made::Question(id, frame) => self.queue(Verdict::Workload(id), frame),
-                Made::Packet(mut frame) => {
+                Made::Packet(origin, mut frame) => {
                     let tables = Tables { fib: &fib, neighbors: &self.neighbors };
                     match self.engine.originate(tables, &mut self.pool, &mut frame) {
-                        Ok(Verdict::Punt(reason)) => {
-                            self.punt(&fib, Punted { reason, origin: Origin::Host, frame })
-                        }
+                        Ok(Verdict::Punt(reason)) => self.punt(&fib, Punted { reason, origin, frame }),
                         Ok(verdict) => self.queue(verdict, frame),
-                        Err(reason) => self.drop_frame(reason, frame),
+                        Err(reason) => self.drop_frame(&fib, origin, reason, frame),
                     }
                 }
             }
@@ -397,7 +405,7 @@ impl Worker {
             Verdict::Vxlan => (PortId::Vxlan, false),
             Verdict::Direct => (PortId::Direct, false),
             Verdict::Host => (PortId::Host, false),
-            Verdict::Punt(_) => return self.drop_frame(DropReason::TooBigUnsplittable, frame),
+            Verdict::Punt(_) => return self.drop_unsent(PortId::Host, DropReason::TooBigUnsplittable, frame),
         };
         if let Err(refused) = self.ports.queue(id, frame, is_reply) {
             self.queue_again(id, refused, is_reply);
@@ -408,29 +416,50 @@ impl Worker {
     #[cold]
     fn queue_again(&mut self, id: PortId, refused: Refused, is_reply: bool) {
         let frame = match refused {
-            Refused::Absent(frame) => return self.drop_frame(absent(id), frame),
+            Refused::Absent(frame) => return self.drop_unsent(id, absent(id), frame),
             Refused::Full(frame) => frame,
         };
         self.flush();
         if let Err(Refused::Absent(frame) | Refused::Full(frame)) = self.ports.queue(id, frame, is_reply) {
-            self.drop_frame(absent(id), frame);
+            self.drop_unsent(id, absent(id), frame);
         }
     }
 
+    /// Of a frame that did not come as far as a port to send it.
     #[inline]
-    fn drop_frame(&mut self, reason: DropReason, frame: Frame) {
+    fn drop_frame(&mut self, fib: &Fib, origin: Origin, reason: DropReason, frame: Frame) {
+        self.count_drop(fib, origin, reason);
+        self.pool.put(frame);
+    }
+
+    #[inline]
+    fn count_drop(&mut self, fib: &Fib, origin: Origin, reason: DropReason) {
         self.tally.dropped[reason.index()] += 1;
+        self.accounts.of(fib, origin.into()).dropped(reason, 1);
+    }
+
+    /// Of a frame for a port that cannot have it.
+    #[cold]
+    fn drop_unsent(&mut self, id: PortId, reason: DropReason, frame: Frame) {
+        self.tally.dropped[reason.index()] += 1;
+        self.accounts.of_port(self.fib.current(), id).dropped(reason, 1);
         self.pool.put(frame);
     }
 
     #[inline]
     fn flush(&mut self) {
-        let Worker { ports, pool, tally, last_complaint, now, events, .. } = self;
+        let Worker { ports, pool, fib, tally, accounts, last_complaint, now, events, .. } = self;
         ports.flush(pool, |id, sent, replies, report: TxReport| {
             tally.sent[sent.index()] += report.sent - replies;
             tally.sent[Sent::ArpReply.index()] += replies;
-            tally.dropped[DropReason::TxQueueFull.index()] += report.full;
-            tally.dropped[DropReason::TxFailed.index()] += report.failed;
+            for (reason, count) in
+                [(DropReason::TxQueueFull, report.full), (DropReason::TxFailed, report.failed)]
+            {
+                if count > 0 {
+                    tally.dropped[reason.index()] += count;
+                    accounts.of_port(fib.current(), id).dropped(reason, count);
+                }
+            }
             let Some(error) = report.error else { return };
             if last_complaint.is_none_or(|last| now.saturating_duration_since(last) >= COMPLAINT_INTERVAL) {
                 *last_complaint = Some(*now);

@@ -139,6 +139,11 @@ impl Fib {
         &self.peers[id.0 as usize]
     }
 
+    /// All peers, in the order of their ids.
+    pub fn peers(&self) -> &[Peer] {
+        &self.peers
+    }
+
     /// True for this node's own addresses.
     #[inline]
     pub fn is_local(&self, address: Ipv4Addr) -> bool {

@@ -46,15 +46,17 @@ pub struct Reader<T = Fib> {
 }
 
 impl<T> Reader<T> {
-    /// Takes up a newer snapshot if there is one. Called at most once a turn, or a batch.
+    /// Takes up a newer snapshot if there is one, and says whether there was. Called at most once a turn, or a batch.
     #[inline]
-    pub fn refresh(&mut self) {
+    pub fn refresh(&mut self) -> bool {
         let version = self.publication.version.load(Ordering::Acquire);
-        if version != self.version {
+        let is_newer = version != self.version;
+        if is_newer {
             // A publication between the two loads is seen again, and harmlessly, at the next turn.
             self.version = version;
             self.current = self.publication.load();
         }
+        is_newer
     }
 
     /// The snapshot in hand.

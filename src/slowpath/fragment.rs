@@ -1,15 +1,15 @@
 //! IPv4 fragmentation (RFC 791 3.2), of packets and of fragments.
 
-use super::Made;
 use crate::buf::{Frame, Pool};
 use crate::verdict::DropReason;
 use crate::wire::checksum;
 use crate::wire::ipv4::{self, Ipv4};
 
-/// Splits the packet in `frame` so that no piece is longer than `mtu` bytes, header included.
-pub fn fragment(pool: &mut Pool, frame: &Frame, mtu: u16, made: &mut Vec<Made>) {
+/// Splits the packet in `frame` so that no piece is longer than `mtu` bytes, header included, and hands out each piece,
+/// or the reason why it is none.
+pub fn fragment(pool: &mut Pool, frame: &Frame, mtu: u16, mut out: impl FnMut(Result<Frame, DropReason>)) {
     let Ok(ip) = Ipv4::parse(pool.bytes(frame)) else {
-        return made.push(Made::Nothing(DropReason::TooBigUnsplittable));
+        return out(Err(DropReason::TooBigUnsplittable));
     };
     let (header_len, total) = (ip.header_len(), ip.payload().len());
     let (first_offset, last_has_more) = (ip.fragment_offset(), ip.more_fragments());
@@ -17,19 +17,19 @@ pub fn fragment(pool: &mut Pool, frame: &Frame, mtu: u16, made: &mut Vec<Made>) 
     // Each piece but the last carries a multiple of 8 bytes.
     let size = usize::from(mtu).saturating_sub(header_len) / 8 * 8;
     if size == 0 {
-        return made.push(Made::Nothing(DropReason::TooBigUnsplittable));
+        return out(Err(DropReason::TooBigUnsplittable));
     }
     for start in (0..total).step_by(size) {
         let len = size.min(total - start);
         let header = headers.piece(first_offset + start, len, start + len < total || last_has_more);
         let Some(mut piece) = pool.take() else {
-            made.push(Made::Nothing(DropReason::NoBuffer));
+            out(Err(DropReason::NoBuffer));
             continue;
         };
         pool.filled(&mut piece, header.len() + len);
         pool.bytes_mut(&piece)[..header.len()].copy_from_slice(header);
         pool.copy(frame, header_len + start, &piece, header.len(), len);
-        made.push(Made::Packet(piece));
+        out(Ok(piece));
     }
 }
 
@@ -114,19 +114,14 @@ mod tests {
         pool.room(&frame)[..packet.len()].copy_from_slice(packet);
         pool.filled(&mut frame, packet.len());
         let mut made = Vec::new();
-        fragment(&mut pool, &frame, mtu, &mut made);
+        fragment(&mut pool, &frame, mtu, |piece| made.push(piece.unwrap()));
         pool.put(frame);
-        let pieces = made
-            .into_iter()
-            .map(|made| match made {
-                Made::Packet(piece) => {
-                    let bytes = pool.bytes(&piece).to_vec();
-                    pool.put(piece);
-                    bytes
-                }
-                other => panic!("{other:?}"),
-            })
-            .collect();
+        let mut bytes = |piece| {
+            let bytes = pool.bytes(&piece).to_vec();
+            pool.put(piece);
+            bytes
+        };
+        let pieces = made.into_iter().map(&mut bytes).collect();
         assert_eq!(pool.available(), pool.slots());
         pieces
     }

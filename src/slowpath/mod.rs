@@ -31,12 +31,22 @@ const DUMMY_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
 /// What the slow path made of a punted frame.
 #[derive(Debug)]
 pub enum Made {
-    /// A packet to route: an ICMP error or answer, or a fragment.
-    Packet(Frame),
+    /// A packet to route: an ICMP error or answer, or a fragment; and whose frame it was made of.
+    Packet(Origin, Frame),
     /// An Ethernet frame for an endpoint: an ARP request.
     Question(EndpointId, Frame),
-    /// Nothing, for this reason.
-    Nothing(DropReason),
+    /// Nothing of a frame of theirs, for this reason.
+    Nothing(Origin, DropReason),
+}
+
+impl Made {
+    /// A packet, or nothing.
+    fn of(origin: Origin, result: Result<Frame, DropReason>) -> Self {
+        match result {
+            Ok(frame) => Made::Packet(origin, frame),
+            Err(reason) => Made::Nothing(origin, reason),
+        }
+    }
 }
 
 /// A frame that left the fast path.
@@ -78,35 +88,38 @@ impl SlowPath {
                     // No fragment has the bytes that are still to be added up.
                     offload::complete_checksum(pool.bytes_mut(&frame), frame.offload);
                     count_hop(tables, origin, pool, &frame);
-                    fragment::fragment(pool, &frame, mtu, made);
+                    fragment::fragment(pool, &frame, mtu, |piece| made.push(Made::of(origin, piece)));
                     return pool.put(frame);
                 }
                 TooBig::Resegment(offload) => {
                     count_hop(tables, origin, pool, &frame);
                     frame.offload = offload;
-                    return made.push(Made::Packet(frame));
+                    return made.push(Made::Packet(origin, frame));
                 }
                 TooBig::Hopeless => {
                     pool.put(frame);
-                    return made.push(Made::Nothing(DropReason::TooBigUnsplittable));
+                    return made.push(Made::Nothing(origin, DropReason::TooBigUnsplittable));
                 }
             },
             PuntReason::Gateway => match icmp::echo_reply(pool.bytes_mut(&frame)) {
-                Ok(()) => return made.push(Made::Packet(frame)),
+                Ok(()) => return made.push(Made::Packet(origin, frame)),
                 Err(reason) => {
                     pool.put(frame);
-                    return made.push(Made::Nothing(reason));
+                    return made.push(Made::Nothing(origin, reason));
                 }
             },
-            PuntReason::NeighborUnresolved => return self.parked.park(tables, now, pool, frame, made),
+            PuntReason::NeighborUnresolved => {
+                return self.parked.park(tables, now, pool, (origin, frame), made);
+            }
         };
         let original = Ipv4::parse(pool.bytes(&frame)).map_err(DropReason::from);
         // What no error is due about does not use up what others may ask for.
-        made.push(match original.and_then(|original| icmp::may_be_sent_about(&original)) {
-            Err(reason) => Made::Nothing(reason),
-            Ok(()) if !self.limiter.allows(origin, now) => Made::Nothing(DropReason::IcmpRateLimited),
+        let written = match original.and_then(|original| icmp::may_be_sent_about(&original)) {
+            Err(reason) => Err(reason),
+            Ok(()) if !self.limiter.allows(origin, now) => Err(DropReason::IcmpRateLimited),
             Ok(()) => write_error(source(tables.fib, origin), error, pool, &frame),
-        });
+        };
+        made.push(Made::of(origin, written));
         pool.put(frame);
     }
 }
@@ -120,13 +133,13 @@ fn source(fib: &Fib, origin: Origin) -> Ipv4Addr {
     }
 }
 
-fn write_error(source: Ipv4Addr, error: Error, pool: &mut Pool, about: &Frame) -> Made {
-    let Some(mut frame) = pool.take() else { return Made::Nothing(DropReason::NoBuffer) };
+fn write_error(source: Ipv4Addr, error: Error, pool: &mut Pool, about: &Frame) -> Result<Frame, DropReason> {
+    let mut frame = pool.take().ok_or(DropReason::NoBuffer)?;
     let mut packet = [0; icmp::MAX_LEN];
     let len = icmp::write(&mut packet, error, source, pool.bytes(about));
     pool.room(&frame)[..len].copy_from_slice(&packet[..len]);
     pool.filled(&mut frame, len);
-    Made::Packet(frame)
+    Ok(frame)
 }
 
 /// What can be done about a packet larger than the MTU of what it takes.

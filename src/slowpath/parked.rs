@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::Made;
 use crate::buf::{Frame, Offload, Pool};
 use crate::dataplane::neighbor::Resolution;
-use crate::dataplane::{Tables, arp};
+use crate::dataplane::{Origin, Tables, arp};
 use crate::fib::{Action, EndpointId};
 use crate::verdict::DropReason;
 use crate::wire::ipv4::Ipv4;
@@ -31,9 +31,16 @@ pub struct Parked {
 
 #[derive(Debug)]
 struct Waiting {
-    packets: Vec<(Vec<u8>, Offload)>,
+    packets: Vec<Packet>,
     asked: u32,
     ask_again: Instant,
+}
+
+#[derive(Debug)]
+struct Packet {
+    origin: Origin,
+    bytes: Vec<u8>,
+    offload: Offload,
 }
 
 impl Parked {
@@ -43,20 +50,21 @@ impl Parked {
         tables: Tables<'_>,
         now: Instant,
         pool: &mut Pool,
-        frame: Frame,
+        (origin, frame): (Origin, Frame),
         made: &mut Vec<Made>,
     ) {
         let destination = Ipv4::parse(pool.bytes(&frame)).map(|ip| tables.fib.lookup(ip.dst()));
         let Ok(Action::Deliver(id)) = destination else {
             pool.put(frame);
-            return made.push(Made::Nothing(DropReason::EndpointGone));
+            return made.push(Made::Nothing(origin, DropReason::EndpointGone));
         };
         let entry =
             self.waiting.entry(id).or_insert(Waiting { packets: Vec::new(), asked: 0, ask_again: now });
         if entry.packets.len() >= MAX_PACKETS || self.total >= MAX_TOTAL {
-            made.push(Made::Nothing(DropReason::NeighborQueueFull));
+            made.push(Made::Nothing(origin, DropReason::NeighborQueueFull));
         } else {
-            entry.packets.push((pool.bytes(&frame).to_vec(), frame.offload));
+            let (bytes, offload) = (pool.bytes(&frame).to_vec(), frame.offload);
+            entry.packets.push(Packet { origin, bytes, offload });
             self.total += 1;
         }
         pool.put(frame);
@@ -67,33 +75,21 @@ impl Parked {
     pub fn tick(&mut self, tables: Tables<'_>, now: Instant, pool: &mut Pool, made: &mut Vec<Made>) {
         let total = &mut self.total;
         self.waiting.retain(|id, waiting| {
-            let (release, reason) = match tables.neighbors.resolve(*id) {
-                Resolution::Known(_) => (true, DropReason::NoBuffer),
-                Resolution::Absent => (false, DropReason::EndpointGone),
+            let reason = match tables.neighbors.resolve(*id) {
+                Resolution::Known(_) => None,
+                Resolution::Absent => Some(DropReason::EndpointGone),
                 Resolution::Unknown if waiting.asked < QUESTIONS || now < waiting.ask_again => {
                     ask(tables, *id, waiting, now, pool, made);
                     return true;
                 }
-                Resolution::Unknown => (false, DropReason::NeighborUnresolved),
+                Resolution::Unknown => Some(DropReason::NeighborUnresolved),
             };
             *total -= waiting.packets.len();
-            for (packet, offload) in waiting.packets.drain(..) {
-                made.push(match pool.take() {
-                    Some(mut frame) if release => {
-                        let room = pool.room(&frame);
-                        let len = packet.len().min(room.len());
-                        room[..len].copy_from_slice(&packet[..len]);
-                        pool.filled(&mut frame, len);
-                        frame.offload = offload;
-                        Made::Packet(frame)
-                    }
-                    Some(frame) => {
-                        pool.put(frame);
-                        Made::Nothing(reason)
-                    }
-                    None => Made::Nothing(reason),
-                });
-            }
+            let results = waiting.packets.drain(..).map(|Packet { origin, bytes, offload }| match reason {
+                Some(reason) => Made::Nothing(origin, reason),
+                None => Made::of(origin, filled(pool, &bytes, offload)),
+            });
+            made.extend(results);
             false
         });
     }
@@ -102,6 +98,17 @@ impl Parked {
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
         (!self.waiting.is_empty()).then(|| now + LOOK)
     }
+}
+
+/// A slot with these bytes.
+fn filled(pool: &mut Pool, bytes: &[u8], offload: Offload) -> Result<Frame, DropReason> {
+    let mut frame = pool.take().ok_or(DropReason::NoBuffer)?;
+    let room = pool.room(&frame);
+    let len = bytes.len().min(room.len());
+    room[..len].copy_from_slice(&bytes[..len]);
+    pool.filled(&mut frame, len);
+    frame.offload = offload;
+    Ok(frame)
 }
 
 fn ask(

@@ -1,12 +1,15 @@
 //! A node in memory: one worker with a memory port of each kind, over the FIB that resources give.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use margay::buf::{Pool, SlotSize};
-use margay::dataplane::{Command, Counters, Event, Neighbor, PortId, Setup, Tally, Worker};
+use margay::dataplane::{
+    Command, Counters, Event, Exceptions, Neighbor, Party, PortId, Setup, Tally, Worker,
+};
 use margay::fib::{EndpointId, Environment, Fib, OuterTtl, Publication};
 use margay::io::Port;
 use margay::io::memory::{MemoryFrame, MemoryPort, Wire};
@@ -226,6 +229,11 @@ impl Bed {
         self.commands.send(Command::Detach { id, done }).unwrap();
     }
 
+    /// With whom what was dropped and punted so far is counted.
+    pub fn parties(&self) -> BTreeMap<Party, Exceptions> {
+        self.counters.by_party()
+    }
+
     pub fn publish(&self, fib: Fib) {
         self.publication.publish(fib);
     }
@@ -250,6 +258,13 @@ impl Bed {
         let (tally, free) = self.worker.inspect();
         assert_eq!(free, self.slots, "a slot leaked");
         assert_eq!(tally.input, tally.outcomes(), "a frame has no outcome, or two");
+        let mut by_party = Exceptions::default();
+        self.parties().values().for_each(|party| by_party += party);
+        assert_eq!(
+            (by_party.punted, by_party.dropped),
+            (tally.punted, tally.dropped),
+            "counted with one party"
+        );
         let out = self.wires.iter().flat_map(|(id, wire)| wire.take().into_iter().map(|frame| (*id, frame)));
         Exchange { out: out.collect(), tally: since(&before, &tally) }
     }

@@ -3,6 +3,7 @@
 //! A test named after a statement (`a1_…`, `i9_…`) shows that one; where it comes from stands beside it. What
 //! this cannot see: the kernel's sockets and interfaces.
 
+mod accounts;
 mod arp;
 #[expect(unreachable_pub, reason = "the engine's fuzz target uses it as well")]
 mod bed;

@@ -208,11 +208,12 @@ fn given_up() -> Tally {
                     questions.push(milliseconds);
                     tally.sent[0] += 1;
                 }
-                Made::Nothing(reason) => {
+                Made::Nothing(origin, reason) => {
+                    assert_eq!(origin, margay::dataplane::Origin::Workload(ALPHA));
                     assert_eq!(milliseconds, 3000, "after the last question's second");
                     tally.dropped[reason.index()] += 1;
                 }
-                Made::Packet(_) => panic!("nobody answered"),
+                Made::Packet(..) => panic!("nobody answered"),
             }
         }
     }

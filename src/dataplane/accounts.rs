@@ -1,0 +1,238 @@
+//! With whom frames are counted that did not simply pass: an account for each endpoint and each peer.
+//!
+//! A worker has accounts of its own, each with one writer, readable by anyone. They are opened with an endpoint's
+//! port and with the FIB that brings a peer, so memory is bounded by what is configured, and no frame allocates.
+//! All strangers share one.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::{Counters, Origin, PortId};
+use crate::buf::{Frame, Pool};
+use crate::fib::{Action, EndpointId, Fib};
+use crate::verdict::{DropReason, PuntReason};
+use crate::wire::ethernet::Ethernet;
+use crate::wire::ipv4::Ipv4;
+
+/// With whom a frame is counted: who handed it in, or, once it is at a port to be sent, who does not take it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Party {
+    /// A workload of this node.
+    Endpoint(EndpointId),
+    /// A peer, by its underlay address.
+    Peer(IpAddr),
+    /// The underlay: who is no peer, and this node's sockets on it.
+    Underlay,
+    /// This node's kernel.
+    Host,
+    /// All endpoints and peers that are gone.
+    Gone,
+}
+
+impl From<Origin> for Party {
+    #[inline]
+    fn from(origin: Origin) -> Self {
+        match origin {
+            Origin::Workload(id) => Party::Endpoint(id),
+            Origin::Peer(address) => Party::Peer(address),
+            Origin::Underlay => Party::Underlay,
+            Origin::Host => Party::Host,
+        }
+    }
+}
+
+/// What an account says: plain numbers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exceptions {
+    /// Frames that left the fast path, by reason.
+    pub punted: [u64; PuntReason::COUNT],
+    /// Frames dropped, by reason.
+    pub dropped: [u64; DropReason::COUNT],
+}
+
+impl Default for Exceptions {
+    fn default() -> Self {
+        Exceptions { punted: [0; PuntReason::COUNT], dropped: [0; DropReason::COUNT] }
+    }
+}
+
+impl std::ops::AddAssign<&Exceptions> for Exceptions {
+    fn add_assign(&mut self, other: &Exceptions) {
+        let add = |to: &mut [u64], more: &[u64]| to.iter_mut().zip(more).for_each(|(to, more)| *to += more);
+        add(&mut self.punted, &other.punted);
+        add(&mut self.dropped, &other.dropped);
+    }
+}
+
+/// One party's counts in one worker.
+#[derive(Debug)]
+pub(super) struct Account {
+    punted: [AtomicU64; PuntReason::COUNT],
+    dropped: [AtomicU64; DropReason::COUNT],
+}
+
+impl Default for Account {
+    fn default() -> Self {
+        Account {
+            punted: [const { AtomicU64::new(0) }; PuntReason::COUNT],
+            dropped: [const { AtomicU64::new(0) }; DropReason::COUNT],
+        }
+    }
+}
+
+/// Of its one writer: a load and a store suffice.
+#[inline]
+fn add(cell: &AtomicU64, count: u64) {
+    cell.store(cell.load(Ordering::Relaxed) + count, Ordering::Relaxed);
+}
+
+impl Account {
+    #[inline]
+    pub(super) fn punted(&self, reason: PuntReason) {
+        add(&self.punted[reason.index()], 1);
+    }
+
+    #[inline]
+    pub(super) fn dropped(&self, reason: DropReason, count: u64) {
+        add(&self.dropped[reason.index()], count);
+    }
+
+    pub(super) fn read(&self) -> Exceptions {
+        let mut exceptions = Exceptions::default();
+        let read = |to: &mut [u64], cells: &[AtomicU64]| {
+            to.iter_mut().zip(cells).for_each(|(to, cell)| *to = cell.load(Ordering::Relaxed));
+        };
+        read(&mut exceptions.punted, &self.punted);
+        read(&mut exceptions.dropped, &self.dropped);
+        exceptions
+    }
+
+    /// Takes over what another account of the same writer says.
+    fn inherit(&self, other: &Account) {
+        let Exceptions { punted, dropped } = other.read();
+        self.punted.iter().zip(punted).for_each(|(cell, count)| add(cell, count));
+        self.dropped.iter().zip(dropped).for_each(|(cell, count)| add(cell, count));
+    }
+}
+
+/// What others can read of a worker's accounts.
+pub(super) type Ledger = BTreeMap<Party, Arc<Account>>;
+
+/// A worker's accounts.
+pub(super) struct Accounts {
+    endpoints: Vec<Option<Arc<Account>>>,
+    /// In the order of the FIB's peers.
+    peers: Vec<(IpAddr, Arc<Account>)>,
+    underlay: Arc<Account>,
+    host: Arc<Account>,
+    gone: Arc<Account>,
+    counters: Arc<Counters>,
+}
+
+impl Accounts {
+    /// Opens those that are always there.
+    pub(super) fn new(counters: &Arc<Counters>) -> Self {
+        let [underlay, host, gone] = [Party::Underlay, Party::Host, Party::Gone].map(|party| {
+            let account = Arc::new(Account::default());
+            counters.ledger().insert(party, Arc::clone(&account));
+            account
+        });
+        let counters = Arc::clone(counters);
+        Accounts { endpoints: Vec::new(), peers: Vec::new(), underlay, host, gone, counters }
+    }
+
+    /// Opens an endpoint's.
+    pub(super) fn open(&mut self, id: EndpointId) {
+        let index = id.0 as usize;
+        if self.endpoints.len() <= index {
+            self.endpoints.resize(index + 1, None);
+        }
+        let account = Arc::new(Account::default());
+        self.counters.ledger().insert(Party::Endpoint(id), Arc::clone(&account));
+        self.endpoints[index] = Some(account);
+    }
+
+    /// Closes an endpoint's: the next one of this id is another.
+    pub(super) fn close(&mut self, id: EndpointId) {
+        let Some(account) = self.endpoints.get_mut(id.0 as usize).and_then(Option::take) else { return };
+        let mut ledger = self.counters.ledger();
+        self.gone.inherit(&account);
+        ledger.remove(&Party::Endpoint(id));
+    }
+
+    /// Has an account for each peer of `fib`, and for no others.
+    pub(super) fn follow(&mut self, fib: &Fib) {
+        let addresses = || fib.peers().iter().map(|peer| peer.address);
+        if addresses().eq(self.peers.iter().map(|(address, _)| *address)) {
+            return;
+        }
+        let mut ledger = self.counters.ledger();
+        let mut before: HashMap<IpAddr, Arc<Account>> = self.peers.drain(..).collect();
+        self.peers.extend(addresses().map(|address| (address, before.remove(&address).unwrap_or_default())));
+        for (address, account) in before {
+            self.gone.inherit(&account);
+            ledger.remove(&Party::Peer(address));
+        }
+        let opened = self.peers.iter().map(|(address, account)| (Party::Peer(*address), Arc::clone(account)));
+        ledger.extend(opened);
+    }
+
+    /// Whose account it is; `fib` is the one last followed.
+    #[inline]
+    pub(super) fn of(&self, fib: &Fib, party: Party) -> &Account {
+        match party {
+            Party::Endpoint(id) => match self.endpoints.get(id.0 as usize) {
+                Some(Some(account)) => account,
+                _ => &self.gone,
+            },
+            Party::Peer(IpAddr::V4(address)) => match fib.peer_at(address) {
+                Some(id) => self.peers.get(id.0 as usize).map_or(&self.underlay, |(_, account)| account),
+                None => &self.underlay,
+            },
+            Party::Peer(IpAddr::V6(_)) | Party::Underlay => &self.underlay,
+            Party::Host => &self.host,
+            Party::Gone => &self.gone,
+        }
+    }
+
+    /// Of what a port did not send.
+    pub(super) fn of_port(&self, fib: &Fib, id: PortId) -> &Account {
+        let party = match id {
+            PortId::Endpoint(id) => Party::Endpoint(id),
+            PortId::Host => Party::Host,
+            PortId::Ipip | PortId::Vxlan | PortId::Direct | PortId::Underlay => Party::Underlay,
+        };
+        self.of(fib, party)
+    }
+}
+
+/// Who handed in a frame that a port received and that the engine did not pass on.
+#[inline]
+pub(super) fn origin(fib: &Fib, id: PortId, pool: &Pool, frame: &Frame) -> Origin {
+    match id {
+        PortId::Endpoint(endpoint) => Origin::Workload(endpoint),
+        PortId::Ipip | PortId::Vxlan => Origin::Peer(frame.peer),
+        PortId::Underlay | PortId::Direct => sender(fib, pool.bytes(frame)),
+        PortId::Host => Origin::Host,
+    }
+}
+
+/// Without encapsulation nothing but the source tells of the peer: what it claims is good enough to count by.
+#[cold]
+fn sender(fib: &Fib, bytes: &[u8]) -> Origin {
+    // The frame may have its Ethernet header still; a packet parses with a right checksum only.
+    let packet = || Ethernet::parse(bytes).ok().and_then(|ethernet| Ipv4::parse(ethernet.payload()).ok());
+    let source = Ipv4::parse(bytes).ok().or_else(packet).map(|ip| ip.src());
+    source.and_then(|source| peer_of(fib, source)).map_or(Origin::Underlay, Origin::Peer)
+}
+
+fn peer_of(fib: &Fib, source: Ipv4Addr) -> Option<IpAddr> {
+    let id = match fib.lookup(source) {
+        Action::Tunnel(id) => fib.tunnel(id).peer,
+        Action::Direct(id) => fib.adjacency(id).peer,
+        _ => fib.peer_at(source)?,
+    };
+    Some(fib.peer(id).address)
+}
