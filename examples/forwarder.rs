@@ -32,6 +32,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         underlay_mtu: 1500,
         host_mtu: None,
         outer_ttl: OuterTtl::default(),
+        icmp_source: None,
     };
     let publication = Publication::new(Fib::compile(&plan, &environment)?);
 

@@ -51,57 +51,59 @@ macro_rules! closed_list {
 closed_list! {
     /// Why a frame was dropped.
     DropReason {
-        FrameTruncated "frame_truncated" "Shorter than an Ethernet header.",
-        FrameNotForGateway "frame_not_for_gateway" "A workload sent IP to another MAC than the gateway's; broadcast and multicast are not routed.",
-        EtherTypeUnsupported "ethertype_unsupported" "Neither IPv4 nor ARP; IPv6 and VLAN tags are not carried yet.",
-        ArpMalformed "arp_malformed" "ARP that is cut short or not Ethernet/IPv4 request or reply.",
-        ArpNotAnswered "arp_not_answered" "ARP that must stay unanswered: the workload's own announcement or probe, or a reply.",
-        ArpSpoofed "arp_spoofed" "ARP whose sender address is not the workload's; nothing was learned from it.",
-        Ipv4Truncated "ipv4_truncated" "Shorter than its IPv4 header.",
-        Ipv4Version "ipv4_version" "IP version is not 4.",
-        Ipv4HeaderLength "ipv4_header_length" "IHL below 5 or beyond the packet.",
-        Ipv4TotalLength "ipv4_total_length" "Total length below the header's or beyond the frame.",
-        Ipv4Checksum "ipv4_checksum" "IPv4 header checksum is wrong; look at the sender's offloads.",
-        OffloadMalformed "offload_malformed" "The virtio-net header does not fit its frame.",
-        SourceNotOwned "source_not_owned" "A workload sent from an address that is not in its WorkloadEndpoint's ipNetworks.",
-        SourceMartian "source_martian" "Source address is loopback, multicast, broadcast, link-local or reserved.",
-        DestinationMartian "destination_martian" "Destination is multicast, broadcast, loopback, link-local or reserved: not routed.",
-        TunnelFromWorkload "tunnel_from_workload" "A workload sent IPIP or VXLAN itself, which could forge other workloads' traffic.",
-        TtlZero "ttl_zero" "Arrived with TTL 0.",
-        Blackhole "blackhole" "Destination is in this node's own block, but no endpoint has it.",
-        UnknownPeer "unknown_peer" "Tunnel packet from an address that no Node resource has.",
-        OuterDestination "outer_destination" "Tunnel packet to another address than this node's.",
-        InnerNotIpv4 "inner_not_ipv4" "Something else than IPv4 inside the tunnel.",
-        InnerSourceLocal "inner_source_local" "A tunnel packet claims to come from an address of this node or its workloads.",
-        InnerSourceNotPeers "inner_source_not_peers" "Inner source belongs to another node than the one that sent the tunnel packet.",
-        TunnelNested "tunnel_nested" "A tunnel packet for this node came out of a tunnel: taken in, it would be unwrapped once more.",
-        TransitRefused "transit_refused" "From the underlay to an address that is not on this node: routing it back out could loop.",
-        EcnCongestionLost "ecn_congestion_lost" "Congestion marked on the way, but the inner packet cannot carry the mark (RFC 6040 4.2).",
-        VxlanTruncated "vxlan_truncated" "Too short for the VXLAN and inner Ethernet headers.",
-        VxlanFlags "vxlan_flags" "VXLAN header without the I flag.",
-        VxlanUnknownVni "vxlan_unknown_vni" "VXLAN of another VNI; compare vxlanVNI of both nodes.",
-        VxlanInnerMac "vxlan_inner_mac" "Inner MAC is not this node's VTEP MAC, or claims to be from it; compare vxlanTunnelMACAddr.",
-        EndpointGone "endpoint_gone" "The route led to an endpoint whose interface is gone.",
-        PortUnavailable "port_unavailable" "The route led to a tunnel or host interface that is not open on this node.",
-        NeighborQueueFull "neighbor_queue_full" "Too many frames wait for the workload's MAC address.",
-        NeighborUnresolved "neighbor_unresolved" "The workload did not answer ARP in time.",
-        TooBigUnsplittable "too_big_unsplittable" "Larger than the MTU and neither fragmentation nor an ICMP error was possible.",
-        IcmpRateLimited "icmp_rate_limited" "An ICMP error was due, but the rate limit of its endpoint or peer was reached.",
-        IcmpNotDue "icmp_not_due" "Undeliverable, and RFC 1122 3.2.2 forbids an ICMP error about it.",
-        NoBuffer "no_buffer" "The buffer pool was empty.",
-        TxQueueFull "tx_queue_full" "The interface or socket did not take the frame in time.",
-        TxFailed "tx_failed" "The kernel refused to send; see the log for the error.",
+        FrameTruncated "frame_truncated" "Shorter than an Ethernet header. Look for what writes broken frames to the interface.",
+        FrameNotForGateway "frame_not_for_gateway" "A workload sent IP to another MAC than the gateway's; broadcast and multicast are not routed. If it is unicast, compare the workload's neighbour entry for 169.254.1.1 with ee:ee:ee:ee:ee:ee.",
+        EtherTypeUnsupported "ethertype_unsupported" "Neither IPv4 nor ARP. IPv6 and VLAN tags are not carried yet: switch IPv6 off in the workload to silence it.",
+        ArpMalformed "arp_malformed" "ARP that is cut short or not Ethernet/IPv4 request or reply. Look at what the workload sends.",
+        ArpNotAnswered "arp_not_answered" "ARP that must stay unanswered: the workload's own announcement or probe, or a reply. Nothing needs to be done.",
+        ArpSpoofed "arp_spoofed" "ARP whose sender address is not the workload's; nothing was learned from it. Compare the workload's addresses with its WorkloadEndpoint's ipNetworks.",
+        Ipv4Truncated "ipv4_truncated" "Shorter than its IPv4 header. Look at what its sender sends, and at the way in between.",
+        Ipv4Version "ipv4_version" "IP version is not 4. Look at what its sender sends.",
+        Ipv4HeaderLength "ipv4_header_length" "IHL below 5 or beyond the packet. Look at what its sender sends.",
+        Ipv4TotalLength "ipv4_total_length" "Total length below the header's or beyond the frame. Look for a device on the way that cuts frames.",
+        Ipv4Checksum "ipv4_checksum" "IPv4 header checksum is wrong. Look at the sender's offloads, and for a device that damages frames.",
+        OffloadMalformed "offload_malformed" "The virtio-net header does not fit its frame. Switch the sender's offloads off: ethtool -K eth0 tx off tso off.",
+        SourceNotOwned "source_not_owned" "A workload sent from an address that is not its own. If it should, add the address to its WorkloadEndpoint's ipNetworks.",
+        SourceMartian "source_martian" "Source address is loopback, multicast, broadcast, link-local or reserved. Give the sender a routable address.",
+        DestinationMartian "destination_martian" "Destination is multicast, broadcast, loopback, link-local or reserved, or the gateway's address and no ping. That is not routed: have the sender use another address.",
+        TunnelFromWorkload "tunnel_from_workload" "A workload sent IPIP or VXLAN itself, which could forge other workloads' traffic. Have it use another protocol or port.",
+        TtlZero "ttl_zero" "Arrived with TTL 0. Look for a routing loop, or a sender that sends so.",
+        Blackhole "blackhole" "Destination is in this node's own block, but no endpoint has it. Whoever sends it has an old address; if not, see why the endpoint is not attached.",
+        UnknownPeer "unknown_peer" "Tunnel packet from an address that no Node resource has. If it is a node, add its Node, or correct spec.bgp.ipv4Address; if not, close the underlay to it.",
+        OuterDestination "outer_destination" "Tunnel packet to another address than this node's. Compare this node's spec.bgp.ipv4Address with what the peer has.",
+        OuterFragment "outer_fragment" "A fragment of a tunnel packet: the kernel reassembles before margay sees it, so it came by another way. Look at who feeds the tunnel socket.",
+        InnerNotIpv4 "inner_not_ipv4" "Something else than IPv4 inside the tunnel. Look at what the peer sends; IPv6 and ARP do not go through Calico's tunnels.",
+        InnerSourceLocal "inner_source_local" "A packet from the underlay claims to come from an address of this node or its workloads. Look for an address that two nodes use, or for a forger.",
+        InnerSourceNotPeers "inner_source_not_peers" "Inner source belongs to another node than the one that sent the tunnel packet. Compare the BlockAffinities of both nodes; if they agree, it is forged.",
+        TunnelNested "tunnel_nested" "A tunnel packet for this node came out of a tunnel: taken in, it would be unwrapped once more. Have its sender address the node directly.",
+        TransitRefused "transit_refused" "From the underlay to an address that is not on this node: routing it back out could loop. Compare the sender's routes with the BlockAffinities.",
+        EcnCongestionLost "ecn_congestion_lost" "Congestion marked on the way, but the inner packet cannot carry the mark (RFC 6040 4.2). The underlay is congested; ECN in the workloads turns the loss into a mark.",
+        VxlanTruncated "vxlan_truncated" "Too short for the VXLAN and inner Ethernet headers. Look at who else sends to the VXLAN port.",
+        VxlanFlags "vxlan_flags" "VXLAN header without the I flag. Look at who else sends to the VXLAN port.",
+        VxlanUnknownVni "vxlan_unknown_vni" "VXLAN of another VNI. Give all nodes the same vxlanVNI in FelixConfiguration.",
+        VxlanInnerMac "vxlan_inner_mac" "Inner MAC is not this node's VTEP MAC, or claims to be from it. Compare spec.vxlanTunnelMACAddr of this node's Node with what the peer has.",
+        EndpointGone "endpoint_gone" "The route led to an endpoint whose interface is gone. It passes when the routes follow; if it goes on, see the log for the endpoint.",
+        PortUnavailable "port_unavailable" "The route led to a tunnel or host interface that is not open on this node. See the log for why it was lost; it is opened again by itself.",
+        NeighborQueueFull "neighbor_queue_full" "Too many frames wait for the workload's MAC address. Give the MAC in its WorkloadEndpoint, or see why it does not answer ARP.",
+        NeighborUnresolved "neighbor_unresolved" "The workload did not answer ARP in time. See that its interface is up and has the address of its WorkloadEndpoint.",
+        TooBigUnsplittable "too_big_unsplittable" "Larger than the MTU and neither fragmentation nor an ICMP error was possible. Raise the MTU of the way, or have the sender send less at once.",
+        IcmpRateLimited "icmp_rate_limited" "An ICMP error was due, but the rate limit of its endpoint or peer was reached. Find out what it sends without success: see the punt reasons.",
+        IcmpNotDue "icmp_not_due" "Undeliverable, and RFC 1122 3.2.2 forbids an ICMP error about it. Nothing needs to be done, unless there are many: see the punt reasons.",
+        NoBuffer "no_buffer" "The buffer pool was empty. The slow path had too much at once: see the punt reasons for what.",
+        TxQueueFull "tx_queue_full" "The interface or socket did not take the frame in time. The receiver is slower than the senders: give it more CPU time, or longer queues.",
+        TxFailed "tx_failed" "The kernel refused to send. See the log for its error.",
     }
 }
 
 closed_list! {
     /// Why a frame left the fast path.
     PuntReason {
-        TtlExpired "ttl_expired" "TTL ended here: ICMP time exceeded to the source (RFC 1812 5.3.1).",
-        NoRoute "no_route" "No route: ICMP net unreachable to the source (RFC 1812 5.2.7.1).",
-        TooBig "too_big" "Larger than the MTU: fragmented, or ICMP fragmentation needed with DF (RFC 1191 4).",
-        NeighborUnresolved "neighbor_unresolved" "The workload's MAC address is asked for by ARP.",
-        Gateway "gateway" "For the gateway address itself: pings are answered.",
+        TtlExpired "ttl_expired" "TTL ended here: ICMP time exceeded to the source (RFC 1812 5.3.1). A traceroute does that; if nobody runs one, look for a routing loop.",
+        NoRoute "no_route" "No route: ICMP net unreachable to the source (RFC 1812 5.2.7.1). If there should be one, margay check shows the routes and their reasons.",
+        TooBig "too_big" "Larger than the MTU: fragmented, or ICMP fragmentation needed with DF (RFC 1191 4). If it is much, set the workload's MTU to the one that the daemon shows.",
+        NeighborUnresolved "neighbor_unresolved" "The workload's MAC address is asked for by ARP. Give the MAC in its WorkloadEndpoint, and nobody has to ask.",
+        Gateway "gateway" "For the gateway address itself: pings are answered. Nothing needs to be done.",
+        NodeAddress "node_address" "For this node itself, which has no host interface: pings are answered. With a host interface the node's kernel gets it.",
     }
 }
 
@@ -145,8 +147,15 @@ mod tests {
         assert_eq!(names.len(), DropReason::COUNT);
         for (i, reason) in DropReason::ALL.iter().enumerate() {
             assert_eq!(reason.index(), i);
-            assert!(reason.explanation().ends_with('.'), "{reason}");
+            says_what_to_do(reason.explanation());
         }
+        PuntReason::ALL.iter().for_each(|reason| says_what_to_do(reason.explanation()));
         assert_eq!(PuntReason::ALL.iter().map(|r| r.name()).collect::<HashSet<_>>().len(), PuntReason::COUNT);
+    }
+
+    /// What happened, and then what to do, in one line.
+    fn says_what_to_do(explanation: &str) {
+        assert!(explanation.contains(". ") && explanation.ends_with('.'), "{explanation}");
+        assert!(!explanation.contains('\n'), "{explanation}");
     }
 }

@@ -373,6 +373,7 @@ fn compile(remote: &[(Ipv4Addr, u8, usize, Encap)]) -> Fib {
         underlay_mtu: 1500,
         host_mtu: Some(1500),
         outer_ttl: OuterTtl::default(),
+        icmp_source: None,
     };
     Fib::compile(&plan, &environment).expect("a valid plan")
 }

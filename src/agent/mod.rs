@@ -17,6 +17,7 @@ mod workers;
 use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -58,6 +59,8 @@ pub struct Config {
     pub host_interface: Option<String>,
     /// TTL of IPIP outer headers.
     pub outer_ttl: OuterTtl,
+    /// Source of ICMP errors; `None` for the node's tunnel address, or its own where it has none.
+    pub icmp_source: Option<Ipv4Addr>,
     /// Who cuts IPIP's super-frames.
     pub ipip_offload: IpipOffload,
 }
@@ -169,6 +172,7 @@ impl Agent {
             underlay_mtu: needs.interface.mtu,
             host_mtu: config.host_interface.is_some().then_some(endpoint_mtu),
             outer_ttl: config.outer_ttl,
+            icmp_source: config.icmp_source,
         };
         let publication = Publication::new(Fib::compile(&plan, &environment)?);
         let sole = Sole::claim().map_err(AgentError::NotAlone)?;
@@ -467,6 +471,7 @@ impl Agent {
             underlay_mtu: needs.interface.mtu,
             host_mtu: self.config.host_interface.is_some().then_some(endpoint_mtu),
             outer_ttl: self.config.outer_ttl,
+            icmp_source: self.config.icmp_source,
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write};
+use std::net::Ipv4Addr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -12,6 +13,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::agent::{Agent, Config, Counts, IpipOffload, Signal};
+use crate::dataplane::antispoof::is_martian;
 use crate::datastore;
 use crate::fib::OuterTtl;
 use crate::sys::{limits, privileges};
@@ -47,6 +49,10 @@ pub struct Args {
     /// TTL of the outer header of IPIP packets: 1 to 255, or "inherit" to copy the inner one as Calico does
     #[arg(long, env = "MARGAY_IPIP_TTL", value_name = "TTL", default_value = "64", value_parser = outer_ttl)]
     ipip_ttl: OuterTtl,
+    /// Source address of ICMP errors, which traceroute shows as this node. The peers must have a route for it to this
+    /// node, or they drop it as forged [default: the node's tunnel address, else its own address]
+    #[arg(long, env = "MARGAY_ICMP_SOURCE", value_name = "ADDRESS", value_parser = icmp_source)]
+    icmp_source: Option<Ipv4Addr>,
     /// Who cuts TCP super-frames for IPIP: "off" for margay itself, "bpf" for the kernel or the network card, after a
     /// small BPF program on the underlay interface has put the outer header in front (Linux 6.6, CAP_BPF)
     #[arg(long, env = "MARGAY_IPIP_OFFLOAD", value_name = "HOW", default_value = "off", value_parser = ipip_offload)]
@@ -61,6 +67,17 @@ fn outer_ttl(text: &str) -> Result<OuterTtl, String> {
         _ if text == "inherit" => Ok(OuterTtl::Inherit),
         Ok(ttl @ 1..) => Ok(OuterTtl::Fixed(ttl)),
         _ => Err("want a number from 1 to 255, or inherit".into()),
+    }
+}
+
+/// RFC 1812 4.3.2.4: an address of a router's, never 0.0.0.0 and the like.
+fn icmp_source(text: &str) -> Result<Ipv4Addr, String> {
+    match text.parse() {
+        Ok(address) if !is_martian(address) => Ok(address),
+        _ => {
+            Err("want the IPv4 address of one host, no loopback, link-local, multicast or reserved one"
+                .into())
+        }
     }
 }
 
@@ -107,6 +124,7 @@ fn daemon(args: Args) -> Result<(), Box<dyn std::error::Error>> {
         spin: Duration::from_micros(args.spin.into()),
         host_interface: (args.host_interface != "none").then_some(args.host_interface),
         outer_ttl: args.ipip_ttl,
+        icmp_source: args.icmp_source,
         ipip_offload: args.ipip_offload,
     })?;
     say(&format!("{}margay: ready\n", agent.screen()));

@@ -31,7 +31,11 @@ pub fn decapsulate(fib: &Fib, kind: Kind, pool: &mut Pool, frame: &mut Frame) ->
             if IpAddr::V4(outer.dst()) != fib.node().address {
                 return Err(DropReason::OuterDestination);
             }
-            if outer.protocol() != Protocol::IPIP || outer.is_fragment() {
+            // M10: the kernel reassembles for a raw socket. A piece would be taken for a whole packet.
+            if outer.is_fragment() {
+                return Err(DropReason::OuterFragment);
+            }
+            if outer.protocol() != Protocol::IPIP {
                 return Err(DropReason::InnerNotIpv4);
             }
             (outer.ecn(), outer.header_len())

@@ -131,7 +131,7 @@ impl Engine {
             // The kernel asked margay because it had no better route: sending it back would loop.
             Action::Host => Ok(Verdict::Punt(PuntReason::NoRoute)),
             action => {
-                if let Some(reason) = undeliverable(&packet, action)? {
+                if let Some(reason) = undeliverable(tables.fib, &packet, action)? {
                     return Ok(Verdict::Punt(reason));
                 }
                 if exceeds(mtu(tables.fib, action), &packet, pool, frame) {
@@ -198,6 +198,10 @@ impl Engine {
         let packet = Packet::parse(pool.bytes(frame))?;
         match tables.fib.lookup(packet.dst) {
             Action::NoRoute => Err(DropReason::IcmpNotDue),
+            // The way back may be narrower than the one that its cause came by.
+            action if exceeds(mtu(tables.fib, action), &packet, pool, frame) => {
+                Ok(Verdict::Punt(PuntReason::TooBig))
+            }
             action => self.carry(tables, pool, frame, packet, action),
         }
     }
@@ -224,6 +228,9 @@ impl Engine {
             // The gateway's address is this link's: nobody but a workload may ask for it (RFC 3927 7).
             Action::Host if packet.dst == GATEWAY_ADDRESS => Err(DropReason::DestinationMartian),
             Action::Deliver(_) | Action::Host => self.forward(tables, pool, frame, packet, action),
+            Action::NoRoute if tables.fib.is_local(packet.dst) => {
+                self.forward(tables, pool, frame, packet, action)
+            }
             Action::Blackhole => Err(DropReason::Blackhole),
             Action::Tunnel(_) | Action::Direct(_) | Action::NoRoute => Err(DropReason::TransitRefused),
         }
@@ -242,7 +249,7 @@ impl Engine {
         mut packet: Packet,
         action: Action,
     ) -> Result<Verdict, DropReason> {
-        if let Some(reason) = undeliverable(&packet, action)? {
+        if let Some(reason) = undeliverable(tables.fib, &packet, action)? {
             return Ok(Verdict::Punt(reason));
         }
         if packet.ttl == 1 && action != Action::Host {
@@ -306,7 +313,7 @@ pub fn mtu(fib: &Fib, action: Action) -> u16 {
 
 /// What keeps a packet from its destination, whatever its TTL and length.
 #[inline(always)]
-fn undeliverable(packet: &Packet, action: Action) -> Result<Option<PuntReason>, DropReason> {
+fn undeliverable(fib: &Fib, packet: &Packet, action: Action) -> Result<Option<PuntReason>, DropReason> {
     if packet.dst == GATEWAY_ADDRESS {
         return Ok(Some(PuntReason::Gateway));
     }
@@ -317,7 +324,9 @@ fn undeliverable(packet: &Packet, action: Action) -> Result<Option<PuntReason>, 
         return Err(DropReason::TtlZero);
     }
     if action == Action::NoRoute {
-        return Ok(Some(PuntReason::NoRoute));
+        // Without a host interface nothing but margay answers for the node.
+        let reason = if fib.is_local(packet.dst) { PuntReason::NodeAddress } else { PuntReason::NoRoute };
+        return Ok(Some(reason));
     }
     Ok(None)
 }

@@ -202,10 +202,10 @@ impl Worker {
                 Rx::Drained => self.ready.swap_remove(next),
             }
         }
-        if self.slowpath.parked.deadline(self.now).is_some() {
+        if self.slowpath.deadline(self.now).is_some() {
             let fib = Arc::clone(self.fib.current());
             let tables = Tables { fib: &fib, neighbors: &self.neighbors };
-            self.slowpath.parked.tick(tables, self.now, &mut self.pool, &mut self.made);
+            self.slowpath.tick(tables, self.now, &mut self.pool, &mut self.made);
             self.originate();
             self.flush();
         }
@@ -214,7 +214,7 @@ impl Worker {
     }
 
     fn wait(&mut self, wait: Option<Duration>) -> io::Result<()> {
-        let timer = self.slowpath.parked.deadline(self.now).map(|due| due - self.now);
+        let timer = self.slowpath.deadline(self.now).map(|due| due - self.now);
         let wait = match (self.ready.is_empty(), wait, timer) {
             (false, ..) => Some(Duration::ZERO),
             (true, Some(wait), Some(timer)) => Some(wait.min(timer)),
@@ -350,7 +350,7 @@ impl Worker {
             match verdict {
                 Ok(Verdict::Punt(reason)) => {
                     let origin = accounts::origin(&fib, id, &self.pool, &frame);
-                    self.punt(&fib, Punted { reason, origin, frame });
+                    self.punt(&fib, Punted { reason, origin, is_made: false, frame });
                 }
                 Ok(verdict) => self.queue(verdict, frame),
                 Err(reason) => {
@@ -384,7 +384,9 @@ impl Worker {
                 Made::Packet(origin, mut frame) => {
                     let tables = Tables { fib: &fib, neighbors: &self.neighbors };
                     match self.engine.originate(tables, &mut self.pool, &mut frame) {
-                        Ok(Verdict::Punt(reason)) => self.punt(&fib, Punted { reason, origin, frame }),
+                        Ok(Verdict::Punt(reason)) => {
+                            self.punt(&fib, Punted { reason, origin, is_made: true, frame });
+                        }
                         Ok(verdict) => self.queue(verdict, frame),
                         Err(reason) => self.drop_frame(&fib, origin, reason, frame),
                     }

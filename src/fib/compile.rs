@@ -26,6 +26,8 @@ pub struct Environment {
     pub host_mtu: Option<u16>,
     /// TTL of IPIP outer headers.
     pub outer_ttl: OuterTtl,
+    /// Source of ICMP errors, if it is not left to [`Node::icmp_source`]'s rule.
+    pub icmp_source: Option<Ipv4Addr>,
 }
 
 /// Why a plan cannot be compiled.
@@ -92,7 +94,7 @@ fn node(plan: &NodePlan, environment: &Environment) -> Result<Node, CompileError
         vtep_mac: plan.vtep_mac,
         vni: Vni(plan.settings.vxlan_vni),
         vxlan_port: plan.settings.vxlan_port,
-        icmp_source: tunnels.first().copied().unwrap_or(address),
+        icmp_source: environment.icmp_source.or(tunnels.first().copied()).unwrap_or(address),
         host_mtu: environment.host_mtu.unwrap_or(environment.underlay_mtu),
         addresses: std::iter::once(address).chain(tunnels).collect(),
     })

@@ -79,7 +79,7 @@ pub struct Node {
     pub vni: Vni,
     /// UDP port of VXLAN.
     pub vxlan_port: u16,
-    /// Source of ICMP errors: the tunnel address, else the node address.
+    /// Source of ICMP errors: the one configured, else the tunnel address, else the node address.
     pub icmp_source: Ipv4Addr,
     /// IP MTU of the host interface, bytes.
     pub host_mtu: u16,

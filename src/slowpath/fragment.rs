@@ -1,6 +1,7 @@
 //! IPv4 fragmentation (RFC 791 3.2), of packets and of fragments.
 
-use crate::buf::{Frame, Pool};
+use crate::buf::{Frame, Pool, Segments};
+use crate::io::offload::{MAX_HEAD, Outer, SuperFrame};
 use crate::verdict::DropReason;
 use crate::wire::checksum;
 use crate::wire::ipv4::{self, Ipv4};
@@ -16,7 +17,9 @@ pub fn fragment(pool: &mut Pool, frame: &Frame, mtu: u16, mut out: impl FnMut(Re
     let mut headers = Headers::of(&ip);
     // Each piece but the last carries a multiple of 8 bytes.
     let size = usize::from(mtu).saturating_sub(header_len) / 8 * 8;
-    if size == 0 {
+    // What would end beyond the longest packet there is, is no piece of one: its offset has no place in 13 bits.
+    let is_possible = header_len + first_offset + total <= usize::from(u16::MAX);
+    if size == 0 || !is_possible {
         return out(Err(DropReason::TooBigUnsplittable));
     }
     for start in (0..total).step_by(size) {
@@ -30,6 +33,45 @@ pub fn fragment(pool: &mut Pool, frame: &Frame, mtu: u16, mut out: impl FnMut(Re
         pool.bytes_mut(&piece)[..header.len()].copy_from_slice(header);
         pool.copy(frame, header_len + start, &piece, header.len(), len);
         out(Ok(piece));
+    }
+}
+
+/// Cuts a super-frame of datagrams into its datagrams, and splits those that are longer than `mtu` bytes.
+pub fn datagrams(
+    pool: &mut Pool,
+    frame: &Frame,
+    segments: Segments,
+    mtu: u16,
+    mut out: impl FnMut(Result<Frame, DropReason>),
+) {
+    let mut head = [0; MAX_HEAD];
+    let (mut index, mut start) = (0, 0);
+    loop {
+        let Some(whole) = SuperFrame::parse(pool.bytes(frame), Outer::None, segments) else {
+            return out(Err(DropReason::OffloadMalformed));
+        };
+        if index == whole.count() {
+            return;
+        }
+        let (head_len, len) = (whole.head_len(), whole.payload(index).len());
+        let head = &mut head[..head_len];
+        whole.write_head(index, head);
+        match pool.take() {
+            None => out(Err(DropReason::NoBuffer)),
+            Some(mut datagram) => {
+                pool.filled(&mut datagram, head_len + len);
+                pool.bytes_mut(&datagram)[..head_len].copy_from_slice(head);
+                pool.copy(frame, head_len + start, &datagram, head_len, len);
+                if datagram.len() <= usize::from(mtu) {
+                    out(Ok(datagram));
+                } else {
+                    fragment(pool, &datagram, mtu, &mut out);
+                    pool.put(datagram);
+                }
+            }
+        }
+        index += 1;
+        start += len;
     }
 }
 

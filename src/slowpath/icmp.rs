@@ -22,6 +22,8 @@ pub enum Error {
     TtlExceeded,
     /// Type 3 code 0 (RFC 1812 5.2.7.1).
     NetUnreachable,
+    /// Type 3 code 1 (RFC 1812 5.2.7.1).
+    HostUnreachable,
     /// Type 3 code 4 with the MTU of the next hop, bytes (RFC 1191 4).
     FragmentationNeeded(u16),
 }
@@ -44,13 +46,36 @@ pub fn may_be_sent_about(original: &Ipv4<'_>) -> Result<(), DropReason> {
     }
 }
 
-/// Writes the error about `original`, as it was received, and says how long the packet is.
-pub fn write(out: &mut [u8; MAX_LEN], error: Error, source: Ipv4Addr, original: &[u8]) -> usize {
+/// An error, ready to be sent.
+#[derive(Debug)]
+pub struct Message {
+    bytes: [u8; MAX_LEN],
+    len: usize,
+}
+
+impl Message {
+    /// The error about `original`, a whole packet, as it was received.
+    pub fn new(error: Error, source: Ipv4Addr, original: &[u8]) -> Self {
+        let mut message = Message { bytes: [0; MAX_LEN], len: 0 };
+        message.len = write(&mut message.bytes, error, source, original);
+        message
+    }
+
+    /// The IP packet.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+/// Says how long the packet is.
+fn write(out: &mut [u8; MAX_LEN], error: Error, source: Ipv4Addr, original: &[u8]) -> usize {
+    const UNREACHABLE: Icmpv4Type = Icmpv4Type::DESTINATION_UNREACHABLE;
     let (kind, code, rest) = match error {
         Error::TtlExceeded => (Icmpv4Type::TIME_EXCEEDED, icmpv4::CODE_TTL_EXCEEDED, [0; 4]),
-        Error::NetUnreachable => (Icmpv4Type::DESTINATION_UNREACHABLE, icmpv4::CODE_NET_UNREACHABLE, [0; 4]),
+        Error::NetUnreachable => (UNREACHABLE, icmpv4::CODE_NET_UNREACHABLE, [0; 4]),
+        Error::HostUnreachable => (UNREACHABLE, icmpv4::CODE_HOST_UNREACHABLE, [0; 4]),
         Error::FragmentationNeeded(mtu) => {
-            (Icmpv4Type::DESTINATION_UNREACHABLE, icmpv4::CODE_FRAGMENTATION_NEEDED, icmpv4::mtu_rest(mtu))
+            (UNREACHABLE, icmpv4::CODE_FRAGMENTATION_NEEDED, icmpv4::mtu_rest(mtu))
         }
     };
     let Ok(quoted) = Ipv4::parse_quoted(original) else { return 0 };
@@ -76,7 +101,8 @@ pub fn write(out: &mut [u8; MAX_LEN], error: Error, source: Ipv4Addr, original: 
 /// Turns an echo request for this node into the reply in place (RFC 1812 4.3.3.6).
 ///
 /// # Errors
-/// [`DropReason::DestinationMartian`] for anything else: the gateway address offers nothing but an answer.
+/// [`DropReason::DestinationMartian`] for anything else: the gateway address offers nothing but an answer. Then
+/// nothing was changed.
 pub fn echo_reply(packet: &mut [u8]) -> Result<(), DropReason> {
     let ip = Ipv4::parse(packet)?;
     let is_request = ip.protocol() == Protocol::ICMP
@@ -91,7 +117,8 @@ pub fn echo_reply(packet: &mut [u8]) -> Result<(), DropReason> {
         tos: ip.tos(),
         total_len: ip.total_len() as u16,
         id: ip.id(),
-        dont_fragment: ip.dont_fragment(),
+        // The way back may be narrower, and nobody would hear of it.
+        dont_fragment: false,
         more_fragments: false,
         fragment_offset: 0,
         ttl: TTL,
@@ -132,10 +159,9 @@ mod tests {
     #[test]
     fn an_error_quotes_up_to_576_bytes_in_all() {
         let original = packet(Protocol::UDP, [10, 65, 0, 2], 0, &[0x41; 1400]);
-        let mut out = [0xa5; MAX_LEN];
-        let len = write(&mut out, Error::FragmentationNeeded(1450), [10, 65, 0, 1].into(), &original);
-        assert_eq!(len, 576);
-        let ip = Ipv4::parse(&out[..len]).unwrap();
+        let error = Message::new(Error::FragmentationNeeded(1450), [10, 65, 0, 1].into(), &original);
+        assert_eq!(error.bytes().len(), 576);
+        let ip = Ipv4::parse(error.bytes()).unwrap();
         assert_eq!((ip.tos(), ip.ttl(), ip.dont_fragment()), (0xc0, 64, false));
         assert_eq!(ip.dst(), Ipv4Addr::new(10, 65, 0, 2));
         let message = Icmpv4::parse(ip.payload()).unwrap();

@@ -7,12 +7,12 @@
 pub mod fragment;
 pub mod icmp;
 pub mod limit;
-pub mod parked;
+mod parked;
 
 use std::net::Ipv4Addr;
 use std::time::Instant;
 
-use crate::buf::{Frame, Offload, Pool};
+use crate::buf::{Frame, Offload, Pool, Segmentation, Segments};
 use crate::dataplane::engine::mtu;
 use crate::dataplane::{Origin, Tables};
 use crate::fib::{Action, EndpointId, Fib};
@@ -54,8 +54,10 @@ impl Made {
 pub struct Punted {
     /// Why.
     pub reason: PuntReason,
-    /// Who handed it to the vRouter.
+    /// Who handed it to the vRouter, or the frame that it was made of.
     pub origin: Origin,
+    /// The slow path made it: its hop here was counted before, or is none.
+    pub is_made: bool,
     /// The IP packet.
     pub frame: Frame,
 }
@@ -65,7 +67,7 @@ pub struct Punted {
 pub struct SlowPath {
     limiter: Limiter,
     /// Packets that wait for their workload's MAC.
-    pub parked: Parked,
+    parked: Parked,
 }
 
 impl SlowPath {
@@ -78,31 +80,23 @@ impl SlowPath {
         punted: Punted,
         made: &mut Vec<Made>,
     ) {
-        let Punted { reason, origin, mut frame } = punted;
+        let Punted { reason, origin, is_made, frame } = punted;
         let error = match reason {
             PuntReason::TtlExpired => Error::TtlExceeded,
             PuntReason::NoRoute => Error::NetUnreachable,
             PuntReason::TooBig => match too_big(tables, pool, &frame) {
                 TooBig::Tell(mtu) => Error::FragmentationNeeded(mtu),
-                TooBig::Split(mtu) => {
-                    // No fragment has the bytes that are still to be added up.
-                    offload::complete_checksum(pool.bytes_mut(&frame), frame.offload);
-                    count_hop(tables, origin, pool, &frame);
-                    fragment::fragment(pool, &frame, mtu, |piece| made.push(Made::of(origin, piece)));
-                    return pool.put(frame);
-                }
-                TooBig::Resegment(offload) => {
-                    count_hop(tables, origin, pool, &frame);
-                    frame.offload = offload;
-                    return made.push(Made::Packet(origin, frame));
-                }
-                TooBig::Hopeless => {
-                    pool.put(frame);
-                    return made.push(Made::Nothing(origin, DropReason::TooBigUnsplittable));
+                smaller => {
+                    if !is_made {
+                        count_hop(tables, origin, pool, &frame);
+                    }
+                    return divide(pool, frame, smaller, |piece| made.push(Made::of(origin, piece)));
                 }
             },
-            PuntReason::Gateway => match icmp::echo_reply(pool.bytes_mut(&frame)) {
+            PuntReason::Gateway | PuntReason::NodeAddress => match icmp::echo_reply(pool.bytes_mut(&frame)) {
                 Ok(()) => return made.push(Made::Packet(origin, frame)),
+                // Nothing else of the node can be reached.
+                Err(_) if reason == PuntReason::NodeAddress => Error::NetUnreachable,
                 Err(reason) => {
                     pool.put(frame);
                     return made.push(Made::Nothing(origin, reason));
@@ -112,15 +106,45 @@ impl SlowPath {
                 return self.parked.park(tables, now, pool, (origin, frame), made);
             }
         };
-        let original = Ipv4::parse(pool.bytes(&frame)).map_err(DropReason::from);
-        // What no error is due about does not use up what others may ask for.
-        let written = match original.and_then(|original| icmp::may_be_sent_about(&original)) {
-            Err(reason) => Err(reason),
-            Ok(()) if !self.limiter.allows(origin, now) => Err(DropReason::IcmpRateLimited),
-            Ok(()) => write_error(source(tables.fib, origin), error, pool, &frame),
-        };
-        made.push(Made::of(origin, written));
+        let written = self.limiter.error(tables.fib, now, origin, error, pool.bytes(&frame));
         pool.put(frame);
+        made.push(Made::of(
+            origin,
+            written.and_then(|error| filled(pool, error.bytes(), Offload::default())),
+        ));
+    }
+
+    /// What time brings: packets that waited are let go, and questions are asked again.
+    pub fn tick(&mut self, tables: Tables<'_>, now: Instant, pool: &mut Pool, made: &mut Vec<Made>) {
+        let SlowPath { limiter, parked } = self;
+        parked.tick(tables, now, pool, made, |origin, packet| {
+            // RFC 1812 5.2.7.1, 3.3.2: on a link of our own it is the host that cannot be reached.
+            limiter.error(tables.fib, now, origin, Error::HostUnreachable, packet)
+        });
+    }
+
+    /// When [`Self::tick`] is due; `None` when nothing waits.
+    pub fn deadline(&self, now: Instant) -> Option<Instant> {
+        self.parked.deadline(now)
+    }
+}
+
+impl Limiter {
+    /// The error about `original`, if one may be sent.
+    fn error(
+        &mut self,
+        fib: &Fib,
+        now: Instant,
+        origin: Origin,
+        error: Error,
+        original: &[u8],
+    ) -> Result<icmp::Message, DropReason> {
+        // What no error is due about does not use up what others may ask for.
+        icmp::may_be_sent_about(&Ipv4::parse(original)?)?;
+        if !self.allows(origin, now) {
+            return Err(DropReason::IcmpRateLimited);
+        }
+        Ok(icmp::Message::new(error, source(fib, origin), original))
     }
 }
 
@@ -133,12 +157,14 @@ fn source(fib: &Fib, origin: Origin) -> Ipv4Addr {
     }
 }
 
-fn write_error(source: Ipv4Addr, error: Error, pool: &mut Pool, about: &Frame) -> Result<Frame, DropReason> {
+/// A slot with these bytes.
+fn filled(pool: &mut Pool, bytes: &[u8], offload: Offload) -> Result<Frame, DropReason> {
     let mut frame = pool.take().ok_or(DropReason::NoBuffer)?;
-    let mut packet = [0; icmp::MAX_LEN];
-    let len = icmp::write(&mut packet, error, source, pool.bytes(about));
-    pool.room(&frame)[..len].copy_from_slice(&packet[..len]);
+    let room = pool.room(&frame);
+    let len = bytes.len().min(room.len());
+    room[..len].copy_from_slice(&bytes[..len]);
     pool.filled(&mut frame, len);
+    frame.offload = offload;
     Ok(frame)
 }
 
@@ -148,9 +174,11 @@ enum TooBig {
     Tell(u16),
     /// Split the inner packet to this MTU, then carry the fragments (RFC 791 3.2).
     Split(u16),
+    /// A super-frame of datagrams, whose borders must stay: cut it, and split each to this MTU.
+    Cut(Segments, u16),
     /// A TCP super-frame without DF: cut it smaller.
     Resegment(Offload),
-    /// A super-frame of datagrams, whose borders must stay.
+    /// The headers leave no room, or the way is gone since.
     Hopeless,
 }
 
@@ -177,11 +205,29 @@ fn too_big(tables: Tables<'_>, pool: &Pool, frame: &Frame) -> TooBig {
     let headers =
         Transport::parse(&ip).map_or(u16::MAX, |transport| ip.header_len() as u16 + transport.header_len);
     match segments.kind {
-        crate::buf::Segmentation::UdpV4 => TooBig::Hopeless,
+        Segmentation::UdpV4 => TooBig::Cut(segments, mtu),
         _ if headers >= mtu => TooBig::Hopeless,
-        _ => {
+        Segmentation::TcpV4 | Segmentation::TcpV4Ecn => {
             segments.size = mtu - headers;
             TooBig::Resegment(Offload { segments: Some(segments), ..frame.offload })
         }
     }
+}
+
+/// Makes a packet small enough; `out` gets each piece.
+fn divide(pool: &mut Pool, mut frame: Frame, how: TooBig, mut out: impl FnMut(Result<Frame, DropReason>)) {
+    match how {
+        TooBig::Resegment(offload) => {
+            frame.offload = offload;
+            return out(Ok(frame));
+        }
+        TooBig::Split(mtu) => {
+            // No fragment has the bytes that are still to be added up.
+            offload::complete_checksum(pool.bytes_mut(&frame), frame.offload);
+            fragment::fragment(pool, &frame, mtu, out);
+        }
+        TooBig::Cut(segments, mtu) => fragment::datagrams(pool, &frame, segments, mtu, out),
+        TooBig::Tell(_) | TooBig::Hopeless => out(Err(DropReason::TooBigUnsplittable)),
+    }
+    pool.put(frame);
 }

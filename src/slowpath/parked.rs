@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use super::Made;
+use super::icmp::Message;
+use super::{Made, filled};
 use crate::buf::{Frame, Offload, Pool};
 use crate::dataplane::neighbor::Resolution;
 use crate::dataplane::{Origin, Tables, arp};
@@ -24,7 +25,7 @@ const LOOK: Duration = Duration::from_millis(5);
 
 /// What one worker has parked.
 #[derive(Debug, Default)]
-pub struct Parked {
+pub(super) struct Parked {
     waiting: HashMap<EndpointId, Waiting>,
     total: usize,
 }
@@ -71,8 +72,16 @@ impl Parked {
         ask(tables, id, entry, now, pool, made);
     }
 
-    /// Lets go of what can be sent, asks again for the rest, and gives up on who never answers.
-    pub fn tick(&mut self, tables: Tables<'_>, now: Instant, pool: &mut Pool, made: &mut Vec<Made>) {
+    /// Lets go of what can be sent, asks again for the rest, and gives up on who never answers: `tell` makes the
+    /// error about each of their packets.
+    pub(super) fn tick(
+        &mut self,
+        tables: Tables<'_>,
+        now: Instant,
+        pool: &mut Pool,
+        made: &mut Vec<Made>,
+        mut tell: impl FnMut(Origin, &[u8]) -> Result<Message, DropReason>,
+    ) {
         let total = &mut self.total;
         self.waiting.retain(|id, waiting| {
             let reason = match tables.neighbors.resolve(*id) {
@@ -85,30 +94,28 @@ impl Parked {
                 Resolution::Unknown => Some(DropReason::NeighborUnresolved),
             };
             *total -= waiting.packets.len();
-            let results = waiting.packets.drain(..).map(|Packet { origin, bytes, offload }| match reason {
-                Some(reason) => Made::Nothing(origin, reason),
-                None => Made::of(origin, filled(pool, &bytes, offload)),
-            });
-            made.extend(results);
+            for Packet { origin, bytes, offload } in waiting.packets.drain(..) {
+                let Some(reason) = reason else {
+                    made.push(Made::of(origin, filled(pool, &bytes, offload)));
+                    continue;
+                };
+                made.push(Made::Nothing(origin, reason));
+                if reason != DropReason::NeighborUnresolved {
+                    continue;
+                }
+                // The packet has its reason; that no error is sent besides needs none.
+                let error =
+                    tell(origin, &bytes).and_then(|error| filled(pool, error.bytes(), Offload::default()));
+                made.extend(error.map(|error| Made::Packet(origin, error)));
+            }
             false
         });
     }
 
     /// When [`Self::tick`] is due; `None` when nothing waits.
-    pub fn deadline(&self, now: Instant) -> Option<Instant> {
+    pub(super) fn deadline(&self, now: Instant) -> Option<Instant> {
         (!self.waiting.is_empty()).then(|| now + LOOK)
     }
-}
-
-/// A slot with these bytes.
-fn filled(pool: &mut Pool, bytes: &[u8], offload: Offload) -> Result<Frame, DropReason> {
-    let mut frame = pool.take().ok_or(DropReason::NoBuffer)?;
-    let room = pool.room(&frame);
-    let len = bytes.len().min(room.len());
-    room[..len].copy_from_slice(&bytes[..len]);
-    pool.filled(&mut frame, len);
-    frame.offload = offload;
-    Ok(frame)
 }
 
 fn ask(

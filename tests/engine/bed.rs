@@ -116,12 +116,19 @@ pub struct Machine {
     pub pod_mtu: u16,
     pub host_mtu: Option<u16>,
     pub outer_ttl: OuterTtl,
+    pub icmp_source: Option<Ipv4Addr>,
     pub slots: usize,
 }
 
 impl Default for Machine {
     fn default() -> Self {
-        Machine { pod_mtu: POD_MTU, host_mtu: Some(UNDERLAY_MTU), outer_ttl: OuterTtl::default(), slots: 512 }
+        Machine {
+            pod_mtu: POD_MTU,
+            host_mtu: Some(UNDERLAY_MTU),
+            outer_ttl: OuterTtl::default(),
+            icmp_source: None,
+            slots: 512,
+        }
     }
 }
 
@@ -140,6 +147,7 @@ pub fn compile(lines: &str, node: &str, machine: Machine) -> Fib {
         underlay_mtu: UNDERLAY_MTU,
         host_mtu: machine.host_mtu,
         outer_ttl: machine.outer_ttl,
+        icmp_source: machine.icmp_source,
     };
     Fib::compile(&plan, &environment).unwrap_or_else(|error| panic!("{error}"))
 }

@@ -1,4 +1,4 @@
-//! TTL and ICMP errors: T1 to T3, T5 to T8.
+//! TTL and ICMP errors: T1 to T3, T5 to T9, F10.
 
 use std::net::Ipv4Addr;
 
@@ -241,8 +241,7 @@ pod beta a 10.65.0.3/32
 fn the_gateway_answers_pings_and_offers_nothing_else() {
     let gateway = [169, 254, 1, 1].into();
     let reply = told(&Ip::echo(ALPHA_IP, gateway));
-    let wanted =
-        Ip { src: gateway, dst: ALPHA_IP, ..Ip::icmp(ALPHA_IP, gateway, [0, 0], b"\x00\x07\x00\x01echo") };
+    let wanted = Ip { fragment: 0, ..Ip::icmp(gateway, ALPHA_IP, [0, 0], b"\x00\x07\x00\x01echo") };
     assert_eq!(reply, wanted);
     for ip in [
         Ip::udp(ALPHA_IP, gateway, 1),
@@ -265,4 +264,105 @@ fn t9_to_the_nodes_kernel_errors_come_from_the_dummy_address() {
     let error = Ip::read(&frame.bytes);
     assert_eq!((error.src, error.dst), (std::net::Ipv4Addr::new(192, 0, 0, 8), TUNNEL_A));
     assert_eq!(error.payload[..2], [3, 0]);
+}
+
+/// RFC 1812 4.3.2.4: what traceroute shows of the node, on every way.
+#[test]
+fn t8_the_source_of_errors_can_be_configured() {
+    let source = Ipv4Addr::new(10, 65, 0, 7);
+    let mut bed = Bed::on(Machine { icmp_source: Some(source), ..Machine::default() });
+    let ip = Ip::udp(ALPHA_IP, BETA_IP, 1).ttl(1);
+    let exchange = bed.one(ALPHA, ip.sent_by(ALPHA_MAC));
+    assert_eq!(Ip::read(&exchange.out[0].1.bytes[14..]).src, source);
+    for (port, frame, _) in from_peers(|src| Ip::udp(src, ALPHA_IP, 1).ttl(1)) {
+        let exchange = bed.one(port, frame);
+        let head = [(PortId::Vxlan, 22), (PortId::Ipip, 20), (PortId::Direct, 0)];
+        let (_, head) = head.into_iter().find(|(id, _)| *id == exchange.out[0].0).unwrap();
+        assert_eq!(Ip::read(&exchange.out[0].1.bytes[head..]).src, source, "{port:?}");
+    }
+}
+
+/// Each peer has a limit of its own, also without encapsulation, where the source tells who it is; all others on the
+/// underlay share one, be they ever so many.
+#[test]
+fn t7_every_peer_has_a_limit_of_its_own_and_strangers_share_one() {
+    let expired = |src| Ip::udp(src, ALPHA_IP, 1).ttl(1).on_underlay();
+    let limited = DropReason::IcmpRateLimited.index();
+    let mut bed = Bed::new();
+    let exchange = bed.exchange((0..1000).map(|_| (PortId::Underlay, expired(B_DIRECT))));
+    assert!(exchange.tally.dropped[limited] > 500, "{:?}", exchange.tally);
+    assert_eq!(bed.one(PortId::Underlay, expired(C_VXLAN)).tally.dropped[limited], 0, "another peer");
+    assert_eq!(bed.one(PortId::Underlay, expired(OUTSIDE)).tally.dropped[limited], 0, "no peer");
+
+    let mut bed = Bed::new();
+    let outside = (1..=1000_u32).map(|n| Ipv4Addr::from(0xc600_0000 + n));
+    let exchange = bed.exchange(outside.map(|src| (PortId::Underlay, expired(src))));
+    assert!(exchange.tally.dropped[limited] > 500, "{:?}", exchange.tally);
+}
+
+/// F10 (RFC 1812 5.2.7.1): with its route withdrawn a destination is net unreachable at once.
+#[test]
+fn f10_a_withdrawn_route_is_net_unreachable() {
+    let mut bed = Bed::new();
+    let ip = Ip::udp(ALPHA_IP, B_VXLAN, 3);
+    assert_eq!(bed.one(ALPHA, ip.sent_by(ALPHA_MAC)).out[0].0, PortId::Vxlan);
+    let without: Vec<&str> = CLUSTER.lines().filter(|line| *line != "block 10.65.0.64/26 b").collect();
+    bed.publish(compile(&without.join("\n"), "a", Machine::default()));
+    let exchange = bed.one(ALPHA, ip.sent_by(ALPHA_MAC));
+    let [(id, frame)] = &exchange.out[..] else { panic!("{exchange:?}") };
+    let error = Ip::read(&frame.bytes[14..]);
+    assert_eq!((*id, &error.payload[..2], &error.payload[4..8]), (ALPHA.into(), &[3, 0][..], &[0; 4][..]));
+    assert_eq!(error.payload[8..], ip.bytes());
+}
+
+/// Who traceroute shows can be pinged: without a host interface margay answers for the node, in every way that a
+/// request may come, and tells of the rest that it cannot be reached.
+#[test]
+fn without_a_host_interface_margay_answers_for_the_node() {
+    let mut bed = Bed::on(Machine { host_mtu: None, ..Machine::default() });
+    for address in [TUNNEL_A, Ipv4Addr::new(10, 66, 0, 1), NODE] {
+        for ttl in [1, 64] {
+            let echo = |src| Ip::echo(src, address).ttl(ttl);
+            let from_alpha = (ALPHA.into(), echo(ALPHA_IP).sent_by(ALPHA_MAC), echo(ALPHA_IP));
+            for (port, frame, request) in from_peers(echo).into_iter().chain([from_alpha]) {
+                let exchange = bed.one(port, frame);
+                let [(out, frame)] = &exchange.out[..] else { panic!("{port:?} {exchange:?}") };
+                let head = match out {
+                    PortId::Vxlan => 22,
+                    PortId::Ipip => 20,
+                    PortId::Endpoint(_) => 14,
+                    _ => 0,
+                };
+                let reply = Ip::read(&frame.bytes[head..]);
+                assert_eq!((reply.src, reply.dst, reply.ttl), (address, request.src, 64));
+                assert_eq!(reply.payload[..2], [0, 0], "{port:?} {out:?}");
+                assert_eq!(checksum(&reply.payload), 0);
+                assert_eq!(reply.payload[4..], request.payload[4..]);
+            }
+        }
+    }
+    for ip in [Ip::udp(ALPHA_IP, TUNNEL_A, 1), Ip::udp(ALPHA_IP, OUTSIDE, 1), Ip::echo(ALPHA_IP, OUTSIDE)] {
+        let exchange = bed.one(ALPHA, ip.sent_by(ALPHA_MAC));
+        assert_eq!(Ip::read(&exchange.out[0].1.bytes[14..]).payload[..2], [3, 0], "{ip:?}");
+    }
+    let error = Ip::icmp(ALPHA_IP, TUNNEL_A, [3, 3], &[0; 12]);
+    let exchange = bed.one(ALPHA, error.sent_by(ALPHA_MAC));
+    assert_eq!((exchange.out, exchange.tally.dropped[DropReason::IcmpNotDue.index()]), (vec![], 1));
+    let ip = Ip::echo(B_VXLAN, TUNNEL_A).ttl(0);
+    let exchange = bed.one(PortId::Vxlan, ip.in_vxlan(PEER_B, VTEP_A, VTEP_B));
+    assert_eq!((exchange.out, exchange.tally.dropped[DropReason::TtlZero.index()]), (vec![], 1));
+}
+
+/// What margay itself makes is split where the way back is too narrow for it.
+#[test]
+fn an_error_that_is_too_large_for_the_way_back_is_split() {
+    let mut bed = Bed::on(Machine { pod_mtu: 300, ..Machine::default() });
+    let ip = Ip::udp(ALPHA_IP, BETA_IP, 1000).ttl(1);
+    let exchange = bed.one(ALPHA, ip.sent_by(ALPHA_MAC));
+    let pieces: Vec<Ip> = exchange.out.iter().map(|(_, frame)| Ip::read(&frame.bytes[14..])).collect();
+    assert_eq!(pieces.iter().map(|piece| piece.fragment).collect::<Vec<_>>(), [MF, 35]);
+    assert!(pieces.iter().all(|piece| piece.len() <= 300 && piece.ttl == 64), "{pieces:?}");
+    let message: Vec<u8> = pieces.into_iter().flat_map(|piece| piece.payload).collect();
+    assert_eq!((checksum(&message), &message[..2]), (0, &[11, 0][..]));
+    assert_eq!(message[8..], ip.bytes()[..548]);
 }

@@ -1,4 +1,4 @@
-//! MTU and fragments: M1 to M4, M9.
+//! MTU and fragments: M1 to M4, M9, M11.
 
 use margay::dataplane::PortId;
 use margay::verdict::DropReason;
@@ -192,4 +192,52 @@ fn m1_what_is_for_the_node_itself_is_not_measured() {
     let exchange = bed().one(PortId::Ipip, large.in_ipip(PEER_B, NODE));
     let [(PortId::Host, frame)] = &exchange.out[..] else { panic!("{exchange:?}") };
     assert_eq!(frame.bytes, large.bytes());
+}
+
+/// M3, M9: of a super-frame without DF the datagrams keep their borders, each with an id of its own, and each is split
+/// like one that came alone.
+#[test]
+fn m3_a_super_frame_of_datagrams_is_cut_and_each_datagram_split() {
+    for (dst, port, mtu, head) in WAYS {
+        for (size, len) in [(2000, 9000), (usize::from(mtu) - 27, 5000), (4000, 4001)] {
+            let whole = Ip::udp(ALPHA_IP, dst, len).fragment(0);
+            let kind = margay::buf::Segmentation::UdpV4;
+            let segments = Some(margay::buf::Segments { kind, size: size as u16 });
+            let mut frame = whole.clone().partial().sent_by(ALPHA_MAC);
+            frame.offload = margay::buf::Offload { segments, ..whole.partial_checksum() };
+            let exchange = bed().one(ALPHA, frame);
+            assert!(exchange.out.iter().all(|(id, _)| *id == port));
+            let mut pieces = exchange.out.iter().map(|(_, frame)| Ip::read(&frame.bytes[head..])).peekable();
+            for (index, data) in whole.payload[8..].chunks(size).enumerate() {
+                let id = whole.id.wrapping_add(index as u16);
+                let datagram = Ip { id, ..Ip::datagram(ALPHA_IP, dst, (1000, 2000), data).fragment(0) };
+                let of_it: Vec<Ip> = std::iter::from_fn(|| pieces.next_if(|piece| piece.id == id)).collect();
+                if datagram.len() <= usize::from(mtu) {
+                    assert_eq!(of_it, [datagram.leaving_by(port)], "the last one fits");
+                } else {
+                    together(&of_it, mtu, &datagram.leaving_by(port));
+                }
+            }
+            assert_eq!(pieces.next(), None);
+        }
+    }
+}
+
+/// A piece that would end beyond the longest packet: its second half would have an offset that begins anew at 0, where
+/// the ports stand (RFC 3128).
+#[test]
+fn m11_no_offset_wraps_when_a_fragment_is_split() {
+    for host_mtu in [28, 500] {
+        let mut bed = Bed::on(Machine { pod_mtu: 9000, host_mtu: Some(host_mtu), ..Machine::default() });
+        let payload = vec![0x41; 1000];
+        let ip = Ip::new(ALPHA_IP, OUTSIDE, UDP, payload).fragment(0x1fff);
+        let exchange = bed.one(ALPHA, ip.sent_by(ALPHA_MAC));
+        assert_eq!(exchange.out, []);
+        assert_eq!(exchange.tally.dropped[DropReason::TooBigUnsplittable.index()], 1);
+        // The last one that is possible goes.
+        let last = Ip::new(ALPHA_IP, OUTSIDE, UDP, vec![0x41; 515]).fragment((65000 / 8) as u16);
+        let exchange = bed.one(ALPHA, last.sent_by(ALPHA_MAC));
+        let pieces: Vec<Ip> = exchange.out.iter().map(|(_, frame)| Ip::read(&frame.bytes)).collect();
+        together(&pieces, host_mtu, &last);
+    }
 }

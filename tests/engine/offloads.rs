@@ -105,13 +105,11 @@ fn a_udp_super_frame_whose_segments_are_too_big_is_told() {
     let ip = Ip::udp(ALPHA_IP, B_VXLAN, 30_000).partial();
     let segments = Some(Segments { kind: Segmentation::UdpV4, size: 1423 });
     let offload = Offload { segments, ..ip.partial_checksum() };
-    let bed = || Bed::on(Machine { pod_mtu: 9000, ..Machine::default() });
-    let exchange = bed().one(ALPHA, MemoryFrame { offload, ..ip.sent_by(ALPHA_MAC) });
+    let mut bed = Bed::on(Machine { pod_mtu: 9000, ..Machine::default() });
+    let exchange = bed.one(ALPHA, MemoryFrame { offload, ..ip.sent_by(ALPHA_MAC) });
     let [(id, frame)] = &exchange.out[..] else { panic!("{exchange:?}") };
     assert_eq!(*id, ALPHA.into());
     assert_eq!((frame.bytes[34], frame.bytes[35], word(&frame.bytes, 40)), (3, 4, 1450));
-    let exchange = bed().one(ALPHA, MemoryFrame { offload, ..ip.fragment(0).sent_by(ALPHA_MAC) });
-    assert_eq!(exchange.out, []);
 }
 
 /// Ids of the outer headers are taken for all pieces: the next packet's follows after them.

@@ -84,6 +84,10 @@ fn provoke(reason: DropReason) -> Tally {
             let inner = Ip::udp(B_IPIP, ALPHA_IP, 10);
             from(PortId::Ipip, inner.in_ipip(PEER_B, [192, 168, 77, 255].into()))
         }
+        R::OuterFragment => {
+            let outer = Ip::new(PEER_B, NODE, IPIP, Ip::udp(B_IPIP, ALPHA_IP, 10).bytes()).fragment(MF);
+            from(PortId::Ipip, MemoryFrame::from_peer(outer.bytes(), PEER_B.into()))
+        }
         R::InnerNotIpv4 => vxlan_bytes(vxlan(VTEP_A, VTEP_B, 0x0806, &[0; 28])),
         R::InnerSourceLocal => from_b(Ip::udp(ALPHA_IP, BETA_IP, 10)),
         R::InnerSourceNotPeers => from_b(Ip::udp(C_VXLAN, ALPHA_IP, 10)),
@@ -123,12 +127,10 @@ fn provoke(reason: DropReason) -> Tally {
         }
         R::NeighborUnresolved => given_up(),
         R::TooBigUnsplittable => {
-            // Datagrams of 1,500 bytes each: their borders must stay, and DF is not set.
-            let ip = Ip::udp(ALPHA_IP, BETA_IP, 4000).fragment(0);
-            let kind = margay::buf::Segmentation::UdpV4;
-            let segments = Some(margay::buf::Segments { kind, size: 1472 });
-            let offload = Offload { segments, ..ip.partial_checksum() };
-            from_alpha(MemoryFrame { offload, ..ip.sent_by(ALPHA_MAC) })
+            // No room for 8 bytes of payload beside the options.
+            let mut bed = Bed::on(Machine { host_mtu: Some(67), ..Machine::default() });
+            let ip = Ip { options: vec![1; 40], ..Ip::udp(ALPHA_IP, OUTSIDE, 100).fragment(0) };
+            bed.one(ALPHA, ip.sent_by(ALPHA_MAC)).tally
         }
         R::IcmpRateLimited => {
             let expired = || (ALPHA.into(), good().ttl(1).sent_by(ALPHA_MAC));
@@ -136,9 +138,9 @@ fn provoke(reason: DropReason) -> Tally {
         }
         R::IcmpNotDue => pod(Ip::icmp(ALPHA_IP, BETA_IP, [3, 1], &[0; 12]).ttl(1)),
         R::NoBuffer => {
-            // The only slot holds the packet that the error would be about.
+            // The only slot holds the packet that is to be split.
             let mut bed = Bed::on(Machine { slots: 1, ..Machine::default() });
-            bed.one(ALPHA, good().ttl(1).sent_by(ALPHA_MAC)).tally
+            bed.one(ALPHA, Ip::udp(ALPHA_IP, B_VXLAN, 1423).fragment(0).sent_by(ALPHA_MAC)).tally
         }
         R::TxQueueFull => refused(|count| TxReport { full: count, ..TxReport::default() }),
         R::TxFailed => refused(|count| TxReport {
@@ -194,11 +196,11 @@ fn given_up() -> Tally {
     let mut made = Vec::new();
     let mut tally = Tally { input: 1, ..Tally::default() };
     tally.punted[reason.index()] = 1;
-    slowpath.punt(tables, start, &mut pool, Punted { reason, origin, frame }, &mut made);
+    slowpath.punt(tables, start, &mut pool, Punted { reason, origin, is_made: false, frame }, &mut made);
 
     let mut questions = Vec::new();
     for milliseconds in (0..=3000).step_by(5) {
-        slowpath.parked.tick(tables, start + Duration::from_millis(milliseconds), &mut pool, &mut made);
+        slowpath.tick(tables, start + Duration::from_millis(milliseconds), &mut pool, &mut made);
         for made in made.drain(..) {
             tally.input += 1;
             match made {
@@ -213,13 +215,25 @@ fn given_up() -> Tally {
                     assert_eq!(milliseconds, 3000, "after the last question's second");
                     tally.dropped[reason.index()] += 1;
                 }
-                Made::Packet(..) => panic!("nobody answered"),
+                // RFC 1812 5.2.7.1: the host that cannot be reached is told of besides.
+                Made::Packet(origin, frame) => {
+                    assert_eq!(origin, margay::dataplane::Origin::Workload(ALPHA));
+                    let error = Ip::read(pool.bytes(&frame));
+                    assert_eq!(
+                        (error.src, error.dst, &error.payload[..2]),
+                        (TUNNEL_A, ALPHA_IP, &[3, 1][..])
+                    );
+                    assert_eq!(error.payload[8..], bytes);
+                    pool.put(frame);
+                    tally.sent[0] += 1;
+                }
             }
         }
     }
     assert_eq!(questions, [0, 1000, 2000]);
     assert_eq!(pool.available(), pool.slots());
-    assert_eq!(slowpath.parked.deadline(start), None);
+    assert_eq!(tally.sent[0], 4, "three questions and an error");
+    assert_eq!(slowpath.deadline(start), None);
     tally
 }
 
@@ -249,6 +263,10 @@ fn every_punt_reason_is_provoked() {
                 bed.one(ALPHA, good().sent_by(ALPHA_MAC)).tally
             }
             PuntReason::Gateway => pod(Ip::echo(ALPHA_IP, [169, 254, 1, 1].into())),
+            PuntReason::NodeAddress => {
+                let mut bed = Bed::on(Machine { host_mtu: None, ..Machine::default() });
+                bed.one(ALPHA, Ip::echo(ALPHA_IP, TUNNEL_A).sent_by(ALPHA_MAC)).tally
+            }
         };
         assert_eq!(tally.punted[reason.index()], 1, "{reason}: {tally:?}");
         assert_eq!(tally.punted.iter().sum::<u64>(), 1, "{reason} alone");

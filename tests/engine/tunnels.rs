@@ -256,7 +256,7 @@ fn i12_other_protocols_are_not_decapsulated() {
     ipv6[0] = 0x60;
     assert_eq!(ipip(&Ip { payload: ipv6, ..outer() }), Err(DropReason::Ipv4Version));
     // The socket gives whole packets; a fragment that came through all the same holds no whole packet.
-    assert_eq!(ipip(&outer().fragment(MF)), Err(DropReason::InnerNotIpv4));
+    assert_eq!(ipip(&outer().fragment(MF)), Err(DropReason::OuterFragment));
 }
 
 /// RFC 7348 5, literally: what the UDP socket is given.
