@@ -379,7 +379,11 @@ fn its_environment_is_as_good_as_its_flags() {
     // A flag goes before the variable, and a value that makes no sense is told with the flag's name.
     let ended = run(command.env("MARGAY_IPIP_TTL", "0"));
     assert!(ended.code == Some(2) && ended.error.contains("--ipip-ttl"), "{ended:?}");
-    let ended = run(command.env_remove("MARGAY_IPIP_TTL").args(["--node", "node-x"]));
+    for address in ["0.0.0.0", "127.0.0.1", "169.254.1.1", "224.0.0.1", "255.255.255.255", "fe80::1", "pod"] {
+        let ended = run(command.env_remove("MARGAY_IPIP_TTL").env("MARGAY_ICMP_SOURCE", address));
+        assert!(ended.code == Some(2) && ended.error.contains("--icmp-source"), "T9: {address}: {ended:?}");
+    }
+    let ended = run(command.env_remove("MARGAY_ICMP_SOURCE").args(["--node", "node-x"]));
     ended.refused_with(&["node-x"]);
 }
 

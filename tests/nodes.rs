@@ -107,6 +107,7 @@ fn nodes_and_pods_reach_each_other(lab: &Lab) {
     reaches(&a.netns, a.pods[0].address, "node-a to its own pod");
     reaches(&a.netns, b.pods[0].address, "node-a to a pod of node-b");
     reaches(&a.pods[0].netns, a.address(), "a pod to its node");
+    reaches(&a.pods[0].netns, ip("169.254.1.1"), "a pod to its gateway");
     // A node has a tunnel address where a pool says tunnel.
     if lab.spec.mode == Mode::None {
         return;
@@ -264,4 +265,13 @@ fn without_a_host_interface_no_route_means_net_unreachable() {
         assert_eq!(errors, [("ICMP type 3 code 0 from 10.65.0.1", 1)], "to {outside}");
     }
     assert!(a.netns.netlink().unwrap().link("margay0").is_err());
+    // Who speaks for the node answers: to its own pods, and to those of others.
+    for (to, what) in [
+        (ip("169.254.1.1"), "a pod to its gateway"),
+        (a.tunnel_address, "a pod to its node's tunnel address"),
+        (b.tunnel_address, "a pod to the other node's tunnel address"),
+        (a.address(), "a pod to its node"),
+    ] {
+        reaches(&a.pods[0].netns, to, what);
+    }
 }

@@ -140,19 +140,20 @@ impl Limiter {
         original: &[u8],
     ) -> Result<icmp::Message, DropReason> {
         // What no error is due about does not use up what others may ask for.
-        icmp::may_be_sent_about(&Ipv4::parse(original)?)?;
+        let about = Ipv4::parse(original)?;
+        icmp::may_be_sent_about(&about)?;
         if !self.allows(origin, now) {
             return Err(DropReason::IcmpRateLimited);
         }
-        Ok(icmp::Message::new(error, source(fib, origin), original))
+        Ok(icmp::Message::new(error, source(fib, about.src()), original))
     }
 }
 
-/// The address that an error comes from. This node's kernel takes nothing from an address of its own, so to it
-/// margay speaks as a router without one (RFC 7600).
-fn source(fib: &Fib, origin: Origin) -> Ipv4Addr {
-    match origin {
-        Origin::Host => DUMMY_ADDRESS,
+/// The address that an error to `destination` comes from. This node's kernel takes nothing from an address of its own,
+/// be it to pass it on, so to it margay speaks as a router without one (RFC 7600).
+fn source(fib: &Fib, destination: Ipv4Addr) -> Ipv4Addr {
+    match fib.lookup(destination) {
+        Action::Host => DUMMY_ADDRESS,
         _ => fib.node().icmp_source,
     }
 }

@@ -26,6 +26,7 @@ mod resources;
 mod round_trip;
 mod stream;
 mod streams;
+mod traceroute;
 mod udp;
 mod workdir;
 
@@ -42,6 +43,7 @@ pub use pod::Pod;
 pub use round_trip::{RoundTrips, round_trips};
 pub use stream::{Transfer, transfer};
 pub use streams::{Streams, Throughput, throughput};
+pub use traceroute::{Hop, Probe, traceroute};
 pub use udp::{UdpReport, udp_echo};
 pub use workdir::Workdir;
 

@@ -259,11 +259,17 @@ fn the_gateway_answers_pings_and_offers_nothing_else() {
 /// T8, T9 (RFC 7600): a kernel takes nothing from an address of its own, so to this node's margay speaks from none.
 #[test]
 fn t9_to_the_nodes_kernel_errors_come_from_the_dummy_address() {
-    let exchange = Bed::new().one(PortId::Host, Ip::udp(TUNNEL_A, UNASSIGNED, 3).plain());
-    let [(PortId::Host, frame)] = &exchange.out[..] else { panic!("{exchange:?}") };
-    let error = Ip::read(&frame.bytes);
-    assert_eq!((error.src, error.dst), (std::net::Ipv4Addr::new(192, 0, 0, 8), TUNNEL_A));
-    assert_eq!(error.payload[..2], [3, 0]);
+    for (port, frame, source, said) in [
+        (PortId::Host, Ip::udp(TUNNEL_A, UNASSIGNED, 3).plain(), TUNNEL_A, [3, 0]),
+        // The kernel is to pass it on.
+        (PortId::Underlay, Ip::udp(PEER_B, ALPHA_IP, 3).ttl(1).on_underlay(), PEER_B, [11, 0]),
+    ] {
+        let exchange = Bed::new().one(port, frame);
+        let [(PortId::Host, frame)] = &exchange.out[..] else { panic!("{exchange:?}") };
+        let error = Ip::read(&frame.bytes);
+        assert_eq!((error.src, error.dst), (Ipv4Addr::new(192, 0, 0, 8), source));
+        assert_eq!(error.payload[..2], said);
+    }
 }
 
 /// RFC 1812 4.3.2.4: what traceroute shows of the node, on every way.
