@@ -443,13 +443,20 @@ fn settings_come_from_the_node_then_from_default_then_from_felix() {
         let text = format!("{node}{}", texts.concat());
         plan(&Resources::build([parse("x", &text)]).unwrap(), "a").unwrap().settings
     };
-    let none = Settings { vxlan_port: 4789, vxlan_vni: 4096, vxlan_mtu: None, ipip_mtu: None, mtu: None };
+    let none = Settings {
+        vxlan_port: 4789,
+        vxlan_vni: 4096,
+        vxlan_mtu: None,
+        ipip_mtu: None,
+        mtu: None,
+        mtu_iface_pattern: None,
+    };
     assert_eq!(settings(&[]), none);
     assert_eq!(settings(&[felix("node.b", "vxlanPort: 1"), felix("other", "vxlanPort: 2")]), none);
     let default = felix("default", "vxlanPort: 4790, vxlanVNI: 7, vxlanMTU: 1400, ipipMTU: 1401, mtu: 1300");
     assert_eq!(
         settings(&[default, felix("node.a", "vxlanVNI: 8, vxlanMTU: 0, ipipMTU: 1402")]),
-        Settings { vxlan_port: 4790, vxlan_vni: 8, vxlan_mtu: None, ipip_mtu: Some(1402), mtu: Some(1300) }
+        Settings { vxlan_port: 4790, vxlan_vni: 8, ipip_mtu: Some(1402), mtu: Some(1300), ..none }
     );
 }
 
