@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crossbeam::channel;
 use margay::buf::{Pool, SlotSize};
 use margay::dataplane::{Command, Counters, Neighbor, PortId, Setup, Worker, antispoof::GATEWAY_ADDRESS};
-use margay::fib::{EndpointId, Environment, Fib, OuterTtl, Publication};
+use margay::fib::{Attachment, EndpointId, Environment, Fib, OuterTtl, Publication};
 use margay::io::tap::TapPort;
 use margay::lpm::Prefix;
 use margay::resource::{Resources, parse};
@@ -27,9 +27,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let resources = Resources::build([parse("example", &yaml())]).map_err(|errors| format!("{errors:?}"))?;
     let plan = margay::rib::plan(&resources, "node-a")?;
     let environment = Environment {
-        endpoint_ids: vec![Some(EndpointId(0)), Some(EndpointId(1))],
-        endpoint_mtu: 1500,
-        underlay_mtu: 1500,
+        endpoints: [0, 1].map(|id| Some(Attachment { id: EndpointId(id), mtu: 1500 })).into(),
+        peer_mtus: Vec::new(),
         host_mtu: None,
         outer_ttl: OuterTtl::default(),
         icmp_source: None,

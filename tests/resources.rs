@@ -4,7 +4,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
 use margay::datastore::{self, FileError, LoadError};
-use margay::resource::{Attach, Claim, Mode, MtuSetting, Parsed, PoolUse, Resource, Resources, Scope, parse};
+use margay::resource::{
+    Attach, Claim, Mode, MssClamp, MtuSetting, Parsed, PoolUse, Resource, Resources, Scope, parse,
+};
 use proptest::prelude::*;
 
 /// One resource as YAML: kind, name, and the lines of its spec.
@@ -339,6 +341,11 @@ fn each_wrong_field_is_named_with_what_is_allowed() {
             "vxlanMTU: 14.5",
             "FelixConfiguration it: spec.vxlanMTU: 14.5 is not 0 (automatic) or a whole number from 68 to 65535",
         ),
+        (
+            "FelixConfiguration",
+            "mtuIfacePattern: eth(0",
+            "FelixConfiguration it: spec.mtuIfacePattern: \"eth(0\" is not a regular expression (e.g. ^eth.*)",
+        ),
     ];
     for (kind, spec, error) in cases {
         assert_eq!(error_of(kind, spec), error);
@@ -379,6 +386,42 @@ fn each_wrong_annotation_is_named_with_what_is_allowed() {
         ),
     ] {
         let parsed = parse("test.yaml", &endpoint(annotation, "ipNetworks: [10.65.0.2/32]"));
+        assert_eq!(errors(&parsed), [format!("{start}{error}")]);
+    }
+}
+
+/// A pool with one line among its annotations.
+fn annotated_pool(annotation: &str) -> String {
+    let head = "apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata:\n  name: it\n  annotations:\n";
+    format!("{head}    {annotation}\nspec:\n  cidr: 10.65.0.0/16\n")
+}
+
+#[test]
+fn a_pools_mss_is_clamped_where_its_annotation_says_so() {
+    let clamp = |text: &str| match one(text) {
+        Resource::IpPool(pool) => pool.mss_clamp,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(clamp(&yaml("IPPool", "it", "cidr: 10.65.0.0/16")), MssClamp::Off);
+    for (value, wanted) in [
+        ("auto", MssClamp::Auto),
+        ("\"auto\"", MssClamp::Auto),
+        ("off", MssClamp::Off),
+        ("\"off\"", MssClamp::Off),
+        ("\"\"", MssClamp::Off),
+    ] {
+        assert_eq!(clamp(&annotated_pool(&format!("margay.dev/tcp-mss-clamp: {value}"))), wanted, "{value}");
+    }
+    assert_eq!(clamp(&annotated_pool("other.dev/tcp-mss-clamp: auto")), MssClamp::Off);
+
+    let start = "test.yaml, document 1: IPPool it: metadata.annotations.margay.dev/";
+    for (annotation, error) in [
+        ("margay.dev/tcp-mss-clamp: Auto", "tcp-mss-clamp: \"Auto\" is not off or auto"),
+        ("margay.dev/tcp-mss-clamp: 1400", "tcp-mss-clamp: 1400 is not off or auto"),
+        ("margay.dev/tcp-mss-clamp: true", "tcp-mss-clamp: true is not off or auto"),
+        ("margay.dev/mss-clamp: auto", "mss-clamp: unknown (there is margay.dev/tcp-mss-clamp)"),
+    ] {
+        let parsed = parse("test.yaml", &annotated_pool(annotation));
         assert_eq!(errors(&parsed), [format!("{start}{error}")]);
     }
 }

@@ -80,9 +80,12 @@ fn cluster(lines: &str) -> Resources {
             }
             other => panic!("{other}"),
         };
+        let netns = match kind {
+            "WorkloadEndpoint" => format!("\n  annotations:\n    margay.dev/netns: /run/netns/{name}"),
+            _ => String::new(),
+        };
         text += &format!(
-            "apiVersion: projectcalico.org/v3\nkind: {kind}\nmetadata:\n  name: {name}\n  annotations:\n    \
-             margay.dev/netns: /run/netns/{name}\nspec:\n  {spec}\n---\n"
+            "apiVersion: projectcalico.org/v3\nkind: {kind}\nmetadata:\n  name: {name}{netns}\nspec:\n  {spec}\n---\n"
         );
     }
     Resources::build([parse("test.yaml", &text)]).unwrap_or_else(|errors| panic!("{errors:#?}"))
@@ -443,13 +446,30 @@ fn settings_come_from_the_node_then_from_default_then_from_felix() {
         let text = format!("{node}{}", texts.concat());
         plan(&Resources::build([parse("x", &text)]).unwrap(), "a").unwrap().settings
     };
-    let none = Settings { vxlan_port: 4789, vxlan_vni: 4096, vxlan_mtu: None, ipip_mtu: None, mtu: None };
+    let none = Settings {
+        vxlan_port: 4789,
+        vxlan_vni: 4096,
+        vxlan_mtu: None,
+        ipip_mtu: None,
+        mtu: None,
+        mtu_iface_pattern: None,
+    };
     assert_eq!(settings(&[]), none);
     assert_eq!(settings(&[felix("node.b", "vxlanPort: 1"), felix("other", "vxlanPort: 2")]), none);
     let default = felix("default", "vxlanPort: 4790, vxlanVNI: 7, vxlanMTU: 1400, ipipMTU: 1401, mtu: 1300");
     assert_eq!(
-        settings(&[default, felix("node.a", "vxlanVNI: 8, vxlanMTU: 0, ipipMTU: 1402")]),
-        Settings { vxlan_port: 4790, vxlan_vni: 8, vxlan_mtu: None, ipip_mtu: Some(1402), mtu: Some(1300) }
+        settings(&[
+            default,
+            felix("node.a", "vxlanVNI: 8, vxlanMTU: 0, ipipMTU: 1402, mtuIfacePattern: ^en")
+        ]),
+        Settings {
+            vxlan_port: 4790,
+            vxlan_vni: 8,
+            ipip_mtu: Some(1402),
+            mtu: Some(1300),
+            mtu_iface_pattern: Some("^en".into()),
+            ..none
+        }
     );
 }
 

@@ -20,7 +20,7 @@ use margay::dataplane::decap::Kind;
 use margay::dataplane::{
     Command, Counters, Engine, Neighbor, Neighbors, PortId, Setup, Tables, Verdict, Worker,
 };
-use margay::fib::{EndpointId, Environment, Fib, OuterTtl, Publication};
+use margay::fib::{Attachment, EndpointId, Environment, Fib, OuterTtl, Publication};
 use margay::io::{BATCH, Port};
 use margay::lpm::Prefix;
 use margay::rib::{Attach, Encap, EndpointPlan, NodePlan, Peer, Route, RouteClass, Rule, Settings, Target};
@@ -364,13 +364,19 @@ fn compile(remote: &[(Ipv4Addr, u8, usize, Encap)]) -> Fib {
         endpoints: endpoints().map(endpoint).collect(),
         pools: Vec::new(),
         routes,
-        settings: Settings { vxlan_port: 4789, vxlan_vni: 4096, vxlan_mtu: None, ipip_mtu: None, mtu: None },
+        settings: Settings {
+            vxlan_port: 4789,
+            vxlan_vni: 4096,
+            vxlan_mtu: None,
+            ipip_mtu: None,
+            mtu: None,
+            mtu_iface_pattern: None,
+        },
         warnings: Vec::new(),
     };
     let environment = Environment {
-        endpoint_ids: endpoints().map(Some).collect(),
-        endpoint_mtu: 1450,
-        underlay_mtu: 1500,
+        endpoints: endpoints().map(|id| Some(Attachment { id, mtu: 1450 })).collect(),
+        peer_mtus: vec![1500; PEERS as usize],
         host_mtu: Some(1500),
         outer_ttl: OuterTtl::default(),
         icmp_source: None,

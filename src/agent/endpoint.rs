@@ -50,6 +50,9 @@ pub(super) enum AttachError {
     /// Its packet socket.
     #[error("packet socket on {0}: {1}: it needs CAP_NET_RAW")]
     Socket(String, #[source] std::io::Error),
+    /// The namespace does not have the other end of its veth.
+    #[error("the other end of {0} is not in the namespace that margay.dev/netns names")]
+    NoPeer(String),
     /// A TAP without a namespace: `rib` does not let that pass.
     #[error("margay.dev/netns is missing")]
     NoNetns,
@@ -65,6 +68,25 @@ pub(super) struct Attached {
     /// For the start-up screen and the log.
     pub(super) how: String,
     kind: Kind,
+    mtu: Mtu,
+}
+
+/// The MTU of an endpoint's interface, bytes. Margay sets it to what the underlay lets it be, but never above
+/// what somebody else chose for it.
+#[derive(Debug, Clone, Copy)]
+struct Mtu {
+    /// What the underlay lets it be.
+    computed: u16,
+    /// What somebody else chose.
+    given: Option<u16>,
+    /// What the interface has.
+    current: u16,
+}
+
+impl Mtu {
+    fn wanted(self) -> u16 {
+        self.given.map_or(self.computed, |given| given.min(self.computed))
+    }
 }
 
 #[derive(Debug)]
@@ -72,8 +94,8 @@ enum Kind {
     /// Where its namespace is, and which one that is. An open TAP keeps its namespace alive, so the
     /// workload's end shows only in that its path leads nowhere, or to another namespace.
     Tap { path: PathBuf, namespace: (u64, u64) },
-    /// The host end as it was found.
-    Veth(Link),
+    /// The host end as it was found, and the namespace of the other end, where the resource names it.
+    Veth { before: Link, netns: Option<PathBuf> },
 }
 
 /// Makes an endpoint's interface and gives its port to the workers: each can send, one receives each queue.
@@ -89,7 +111,7 @@ pub(super) fn attach(
 ) -> Result<Attached, AttachError> {
     match plan.attach {
         Attach::Tap => attach_tap(id, plan, mtu, workers),
-        Attach::Veth => attach_veth(id, plan, workers),
+        Attach::Veth => attach_veth(id, plan, mtu, workers),
     }
 }
 
@@ -120,7 +142,8 @@ fn attach_tap(
         let port = TapPort::new(file, Layer::Tap, offloads);
         workers.attach(index, id.into(), Box::new(port), position < queues.len(), neighbor.clone().into());
     }
-    Ok(Attached { id, plan: plan.clone(), how, kind })
+    let mtu = Mtu { computed: mtu, given: None, current: mtu };
+    Ok(Attached { id, plan: plan.clone(), how, kind, mtu })
 }
 
 /// Runs inside the workload's namespace: everything but what lets the workload send.
@@ -158,13 +181,24 @@ fn raise_tap(plan: &EndpointPlan) -> Result<(), AttachError> {
     Ok(())
 }
 
-fn attach_veth(id: EndpointId, plan: &EndpointPlan, workers: &Workers) -> Result<Attached, AttachError> {
+fn attach_veth(
+    id: EndpointId,
+    plan: &EndpointPlan,
+    mtu: u16,
+    workers: &Workers,
+) -> Result<Attached, AttachError> {
     let mut netlink = Netlink::open()?;
     let name = plan.interface.as_str();
     let before = netlink.link(name)?;
-    let kind = Kind::Veth(before.clone());
-    let attached =
-        Attached { id, plan: plan.clone(), how: format!("veth host end {name}, packet socket"), kind };
+    let kind = Kind::Veth { before: before.clone(), netns: plan.netns.clone() };
+    let how = format!("veth host end {name}, packet socket");
+    let found = bytes(before.mtu);
+    let mtu = Mtu { computed: mtu, given: Some(found), current: found };
+    let mut attached = Attached { id, plan: plan.clone(), how, kind, mtu };
+    // Where it cannot be lowered it stays, and what is too large is told to the workload packet by packet.
+    if let Err(error) = attached.lower_mtu() {
+        tracing::warn!(endpoint = %plan.name, %error, "the MTU could not be lowered");
+    }
     let socket = Arc::new(open_host_end(&mut netlink, &before)?);
     let neighbor = plan.mac.map_or_else(Neighbor::unknown, Neighbor::fixed);
     for index in 0..workers.count() {
@@ -193,7 +227,7 @@ impl Attached {
     pub(super) fn raise(&self) -> Result<(), AttachError> {
         match &self.kind {
             Kind::Tap { path, .. } => Netns::open(path)?.run(|| raise_tap(&self.plan))?,
-            Kind::Veth(link) => Ok(Netlink::open()?.set_link(link.index, &[LinkChange::Up])?),
+            Kind::Veth { before, .. } => Ok(Netlink::open()?.set_link(before.index, &[LinkChange::Up])?),
         }
     }
 
@@ -207,7 +241,7 @@ impl Attached {
     pub(super) fn path(&self) -> Option<&Path> {
         match &self.kind {
             Kind::Tap { path, .. } => Some(path),
-            Kind::Veth(_) => None,
+            Kind::Veth { .. } => None,
         }
     }
 
@@ -218,35 +252,122 @@ impl Attached {
             Kind::Tap { path, namespace } => {
                 !fs::metadata(path).is_ok_and(|found| (found.dev(), found.ino()) == *namespace)
             }
-            Kind::Veth(link) => !is_there(link.index.0),
+            Kind::Veth { before, .. } => !is_there(before.index.0),
         }
     }
 
-    /// Sets the MTU of a TAP that is in use, bytes.
+    /// IP MTU of the interface as the FIB is to have it, bytes: never more than the interface has, and less before it
+    /// is lowered.
+    pub(super) fn mtu(&self) -> u16 {
+        match &self.kind {
+            Kind::Veth { netns: None, .. } => self.mtu.current,
+            _ => self.mtu.wanted().min(self.mtu.current),
+        }
+    }
+
+    /// Notes what the underlay lets the MTU be, bytes.
+    pub(super) fn want_mtu(&mut self, computed: u16) {
+        self.mtu.computed = computed;
+    }
+
+    /// Looks what MTU a veth has; true when somebody has changed it. Nobody delivers more to a veth than that, while a
+    /// TAP takes whatever comes.
+    pub(super) fn find_mtu(&mut self) -> bool {
+        let Kind::Veth { before, .. } = &self.kind else { return false };
+        let link = Netlink::open().and_then(|mut netlink| netlink.link(before.index));
+        let Some(found) = link.ok().map(|link| bytes(link.mtu)) else { return false };
+        let is_other = found != self.mtu.current;
+        self.note_mtu(found);
+        is_other
+    }
+
+    /// Raises the MTU to what it is to be, if that is more: before the FIB says so.
     ///
     /// # Errors
     /// The namespace or the interface is gone.
-    pub(super) fn set_mtu(&self, mtu: u16) -> Result<(), AttachError> {
-        if let Kind::Tap { path, .. } = &self.kind {
-            let mut netlink = Netns::open(path)?.netlink()?;
-            netlink.set_link(self.plan.interface.as_str(), &[LinkChange::Mtu(mtu.into())])?;
+    pub(super) fn raise_mtu(&mut self) -> Result<(), AttachError> {
+        if self.mtu.wanted() > self.mtu.current { self.set_mtu() } else { Ok(()) }
+    }
+
+    /// Lowers the MTU to what it is to be, if that is less: after the FIB has said so.
+    ///
+    /// # Errors
+    /// As [`Self::raise_mtu`].
+    pub(super) fn lower_mtu(&mut self) -> Result<(), AttachError> {
+        if self.mtu.wanted() < self.mtu.current { self.set_mtu() } else { Ok(()) }
+    }
+
+    fn set_mtu(&mut self) -> Result<(), AttachError> {
+        match &self.kind {
+            Kind::Tap { path, .. } => {
+                let mut netlink = Netns::open(path)?.netlink()?;
+                let link = netlink.link(self.plan.interface.as_str())?;
+                self.note_mtu(bytes(link.mtu));
+                let wanted = self.mtu.wanted();
+                netlink.set_link(link.index, &[LinkChange::Mtu(wanted.into())])?;
+                self.mtu.current = wanted;
+            }
+            Kind::Veth { netns: None, .. } => {}
+            Kind::Veth { before, netns: Some(netns) } => {
+                let wanted = self.mtu.wanted();
+                set_veth_mtu(before, netns, wanted)?;
+                self.mtu.current = wanted;
+            }
         }
         Ok(())
     }
+
+    /// What is not what margay has set somebody else chose.
+    fn note_mtu(&mut self, found: u16) {
+        if found != self.mtu.current {
+            (self.mtu.given, self.mtu.current) = (Some(found), found);
+        }
+    }
+}
+
+/// Sets the MTU of both ends. A veth drops what is larger than the MTU of the end that it reaches, so the larger of the
+/// two is never the sender's: the workload's end is lowered first and raised last.
+fn set_veth_mtu(host_end: &Link, netns: &Path, mtu: u16) -> Result<(), AttachError> {
+    let change = [LinkChange::Mtu(mtu.into())];
+    let mut inside = Netns::open(netns)?.netlink()?;
+    let mut outside = Netlink::open()?;
+    let links = inside.links()?;
+    let is_peer = |link: &&Link| link.link == Some(host_end.index) && Some(link.index) == host_end.link;
+    let peer = links.iter().find(is_peer).ok_or_else(|| AttachError::NoPeer(host_end.name.clone()))?;
+    if u32::from(mtu) < peer.mtu {
+        inside.set_link(peer.index, &change)?;
+        outside.set_link(host_end.index, &change)?;
+    } else {
+        outside.set_link(host_end.index, &change)?;
+        inside.set_link(peer.index, &change)?;
+    }
+    Ok(())
 }
 
 impl Drop for Attached {
     fn drop(&mut self) {
-        let Kind::Veth(before) = &self.kind else { return };
+        let Kind::Veth { before, netns } = &self.kind else { return };
         let mut changes = vec![LinkChange::Arp];
         changes.extend(before.mac.map(LinkChange::Mac));
-        let restored = Netlink::open().and_then(|mut netlink| netlink.set_link(before.index, &changes));
+        let mut restored = Netlink::open()
+            .and_then(|mut netlink| netlink.set_link(before.index, &changes))
+            .map_err(AttachError::from);
+        if let (Some(netns), Some(given)) = (netns, self.mtu.given)
+            && self.mtu.current != given
+        {
+            restored = restored.and_then(|()| set_veth_mtu(before, netns, given));
+        }
+        let is_gone = |error: &AttachError| matches!(error, AttachError::Netlink(error) if error.kind == ErrorKind::NoDevice);
         if let Err(error) = restored
-            && error.kind != ErrorKind::NoDevice
+            && !is_gone(&error)
         {
             tracing::warn!(endpoint = %self.plan.name, %error, "the veth could not be restored");
         }
     }
+}
+
+fn bytes(mtu: u32) -> u16 {
+    u16::try_from(mtu).unwrap_or(u16::MAX)
 }
 
 fn unless_unsupported(result: Result<(), NetlinkError>) -> Result<(), NetlinkError> {

@@ -7,6 +7,7 @@
 mod counts;
 mod endpoint;
 mod host;
+mod mtu;
 mod next_hops;
 mod notices;
 mod screen;
@@ -26,14 +27,13 @@ use crossbeam::channel::{Receiver, at, never, select};
 
 use crate::dataplane::{Event, PortId};
 use crate::datastore::{self, LoadError, Watcher};
-use crate::fib::{
-    CompileError, EndpointId, Environment, Fib, IPIP_OVERHEAD, OuterTtl, Publication, VXLAN_OVERHEAD,
-};
-use crate::rib::{self, Encap, EndpointPlan, NodePlan, PlanError};
+use crate::fib::{Attachment, CompileError, EndpointId, Environment, Fib, OuterTtl, Publication};
+use crate::rib::{self, EndpointPlan, NodePlan, PlanError};
 use crate::sys::netlink::{Change, ErrorKind, Netlink, NetlinkError};
 
 use endpoint::Attached;
 use host::{Guard, HostInterface};
+use mtu::{Paths, PodMtu};
 use next_hops::Follower;
 use notices::Notices;
 use sole::Sole;
@@ -145,7 +145,12 @@ pub struct Agent {
     notices: Notices,
     /// Endpoints came or went: the notices follow others' namespaces.
     endpoints_changed: bool,
-    endpoint_mtu: u16,
+    /// What the underlay carries, and what the pods' interfaces get because of it.
+    paths: Paths,
+    mtu: PodMtu,
+    /// Links or routes have changed since the paths were asked for, and when they may be asked for next.
+    paths_outdated: bool,
+    paths_patience: Instant,
     /// What the kernel tells of neighbours and routes.
     changes: Receiver<Vec<Change>>,
     /// Notices and warnings that were logged: once is enough.
@@ -165,12 +170,12 @@ impl Agent {
         let mut told = BTreeSet::new();
         let plan = load(&config, &mut told)?;
         let needs = needs(&plan)?;
-        let endpoint_mtu = endpoint_mtu(&plan, needs.interface.mtu);
+        let paths = Paths::ask(&plan, needs.interface.index)?;
+        let mtu = PodMtu::of(&plan, &paths);
         let environment = Environment {
-            endpoint_ids: vec![None; plan.endpoints.len()],
-            endpoint_mtu,
-            underlay_mtu: needs.interface.mtu,
-            host_mtu: config.host_interface.is_some().then_some(endpoint_mtu),
+            endpoints: vec![None; plan.endpoints.len()],
+            peer_mtus: paths.peer_mtus(),
+            host_mtu: config.host_interface.is_some().then_some(mtu.bytes),
             outer_ttl: config.outer_ttl,
             icmp_source: config.icmp_source,
         };
@@ -185,7 +190,7 @@ impl Agent {
         let host = config
             .host_interface
             .as_deref()
-            .map(|name| HostInterface::open(name, &plan, endpoint_mtu, &workers))
+            .map(|name| HostInterface::open(name, &plan, mtu.bytes, &workers))
             .transpose()?;
         let notices = Notices::start().map_err(AgentError::Workers)?;
         let mut agent = Agent {
@@ -201,7 +206,10 @@ impl Agent {
             lost: BTreeMap::new(),
             notices,
             endpoints_changed: false,
-            endpoint_mtu,
+            paths,
+            mtu,
+            paths_outdated: false,
+            paths_patience: Instant::now(),
             changes,
             told,
             drops: counts::Log::new(Instant::now()),
@@ -233,6 +241,7 @@ impl Agent {
                 Ok(next_hops) => (next_hops.uses().clone(), next_hops.again()),
                 Err(_) => (never(), never()),
             };
+            let paths = if self.paths_outdated { at(self.paths_patience) } else { never() };
             select! {
                 recv(signals) -> signal => match signal {
                     Ok(Signal::Reload) => self.reload(),
@@ -243,9 +252,14 @@ impl Agent {
                 recv(ended) -> _ => return Err(AgentError::WorkerEnded),
                 recv(notices) -> _ => self.look(),
                 recv(changes) -> change => {
-                    let changes = change.into_iter().chain(changes.try_iter()).flatten();
-                    self.underlay.follow_next_hops(|next_hops| next_hops.changed(changes));
+                    let changes: Vec<Change> =
+                        change.into_iter().chain(changes.try_iter()).flatten().collect();
+                    self.paths_outdated |=
+                        changes.iter().any(|change| matches!(change, Change::Other | Change::Missed));
+                    self.underlay.follow_next_hops(|next_hops| next_hops.changed(changes.into_iter()));
+                    self.follow_paths();
                 }
+                recv(paths) -> _ => self.follow_paths(),
                 recv(uses) -> peer => {
                     let peers = peer.into_iter().chain(uses.try_iter());
                     self.underlay.follow_next_hops(|next_hops| peers.for_each(|peer| next_hops.used(peer)));
@@ -253,7 +267,9 @@ impl Agent {
                 recv(again) -> _ => self.underlay.follow_next_hops(Follower::ask_again),
                 recv(at(due)) -> _ => {
                     due = Instant::now() + LOOK;
+                    self.paths_outdated = true;
                     self.look();
+                    self.follow_paths();
                     self.retry();
                     counts::log(&mut self, Instant::now());
                 }
@@ -279,6 +295,28 @@ impl Agent {
             // The node's address or its interface is gone, and the packet sockets with it. There is nothing to do but
             // wait, and to open them again even if everything is then as it was.
             Err(error) => self.miss(Side::Underlay, &error.to_string()),
+        }
+    }
+
+    /// Takes in what may have changed of the MTUs of links and routes. Routes that never rest do not keep the agent from
+    /// resting.
+    fn follow_paths(&mut self) {
+        if !self.paths_outdated || Instant::now() < self.paths_patience {
+            return;
+        }
+        self.paths_outdated = false;
+        self.paths_patience = Instant::now() + next_hops::PATIENCE;
+        let paths = match Paths::ask(&self.plan, self.underlay.needs().interface.index) {
+            Ok(paths) => paths,
+            // The interface is gone: that is found elsewhere, and then everything is asked for again.
+            Err(error) => return tracing::debug!(%error, "the underlay's paths cannot be asked for"),
+        };
+        let mut is_other = paths != self.paths;
+        for attached in self.endpoints.values_mut() {
+            is_other |= attached.find_mtu();
+        }
+        if is_other {
+            self.settle();
         }
     }
 
@@ -325,9 +363,10 @@ impl Agent {
     /// Makes the running state that of the plan. Can be repeated at any time.
     fn reconcile(&mut self) -> Result<(), AgentError> {
         let needs = needs(&self.plan)?;
-        let endpoint_mtu = endpoint_mtu(&self.plan, needs.interface.mtu);
+        let paths = Paths::ask(&self.plan, needs.interface.index)?;
+        let mtu = PodMtu::of(&self.plan, &paths);
         // Compiled first: what the engine cannot do must not be half done.
-        Fib::compile(&self.plan, &self.environment(&needs, endpoint_mtu))?;
+        Fib::compile(&self.plan, &self.environment(&paths, mtu.bytes))?;
 
         if needs != *self.underlay.needs() {
             if needs.interface.name != self.guard.interface() {
@@ -336,7 +375,7 @@ impl Agent {
             self.underlay = Underlay::open(needs.clone(), &self.config, &self.workers)?;
             self.lost.remove(&Side::Underlay);
         }
-        match self.host.as_mut().map(|host| host.follow(&self.plan, endpoint_mtu)) {
+        match self.host.as_mut().map(|host| host.follow(&self.plan, mtu.bytes)) {
             // What it has to follow it will when it is made again.
             Some(Err(HostError::Netlink(error))) if error.kind == ErrorKind::NoDevice => {
                 self.miss(Side::Host, &error.to_string());
@@ -347,10 +386,12 @@ impl Agent {
         self.guard.follow(&own)?;
         self.underlay.follow(own, &next_hops::peers(&self.plan))?;
 
-        self.detach_old(&needs, endpoint_mtu)?;
-        self.set_mtu(endpoint_mtu);
+        self.take_paths(paths, mtu);
+        self.detach_old()?;
+        self.each_endpoint("the MTU could not be raised", Attached::raise_mtu);
         let new = self.attach_new();
-        self.publish(&needs, endpoint_mtu)?;
+        self.publish()?;
+        self.each_endpoint("the MTU could not be lowered", Attached::lower_mtu);
         self.raise(new);
         Ok(())
     }
@@ -366,8 +407,7 @@ impl Agent {
         if new.is_empty() {
             return;
         }
-        let needs = self.underlay.needs().clone();
-        match self.publish(&needs, self.endpoint_mtu) {
+        match self.publish() {
             Ok(()) => self.raise(new),
             Err(error) => tracing::error!(%error, "the FIB could not be published"),
         }
@@ -389,7 +429,7 @@ impl Agent {
     }
 
     /// Endpoints that the plan no longer has, or has otherwise: first their routes go, then they do.
-    fn detach_old(&mut self, needs: &Needs, endpoint_mtu: u16) -> Result<(), AgentError> {
+    fn detach_old(&mut self) -> Result<(), AgentError> {
         let wanted: BTreeMap<&str, &EndpointPlan> =
             self.plan.endpoints.iter().map(|endpoint| (endpoint.name.as_str(), endpoint)).collect();
         let is_old = |attached: &Attached| wanted.get(attached.plan.name.as_str()) != Some(&&attached.plan);
@@ -405,7 +445,7 @@ impl Agent {
         }
         let gone: Vec<Attached> = old.iter().filter_map(|name| self.endpoints.remove(name)).collect();
         self.endpoints_changed = true;
-        self.publish(needs, endpoint_mtu)?;
+        self.publish()?;
         for attached in gone {
             tracing::info!(endpoint = %attached.plan.name, "endpoint detached");
             attached.detach(&self.workers);
@@ -425,7 +465,7 @@ impl Agent {
             while used.contains(&free) {
                 free += 1;
             }
-            match endpoint::attach(EndpointId(free), plan, self.endpoint_mtu, &self.workers) {
+            match endpoint::attach(EndpointId(free), plan, self.mtu.bytes, &self.workers) {
                 Ok(attached) => {
                     used.insert(free);
                     self.endpoints.insert(plan.name.clone(), attached);
@@ -445,31 +485,48 @@ impl Agent {
         new
     }
 
-    fn set_mtu(&mut self, mtu: u16) {
-        if self.endpoint_mtu == mtu {
-            return;
+    fn take_paths(&mut self, paths: Paths, mtu: PodMtu) {
+        if let Some(warning) = paths.warning.clone()
+            && self.told.insert(warning.clone())
+        {
+            tracing::warn!("{warning}");
         }
-        self.endpoint_mtu = mtu;
-        for attached in self.endpoints.values() {
-            if let Err(error) = attached.set_mtu(mtu) {
-                tracing::warn!(endpoint = %attached.plan.name, %error, "the MTU could not be set");
+        if self.mtu != mtu {
+            tracing::info!("MTU of endpoints {mtu}");
+        }
+        (self.paths, self.mtu) = (paths, mtu);
+        for attached in self.endpoints.values_mut() {
+            attached.want_mtu(self.mtu.bytes);
+        }
+    }
+
+    fn each_endpoint(
+        &mut self,
+        failure: &str,
+        act: impl Fn(&mut Attached) -> Result<(), endpoint::AttachError>,
+    ) {
+        for attached in self.endpoints.values_mut() {
+            if let Err(error) = act(attached) {
+                tracing::warn!(endpoint = %attached.plan.name, %error, "{failure}");
             }
         }
     }
 
-    fn publish(&self, needs: &Needs, endpoint_mtu: u16) -> Result<(), AgentError> {
-        self.publication.publish(Fib::compile(&self.plan, &self.environment(needs, endpoint_mtu))?);
+    fn publish(&self) -> Result<(), AgentError> {
+        self.publication.publish(Fib::compile(&self.plan, &self.environment(&self.paths, self.mtu.bytes))?);
         self.workers.wake();
         Ok(())
     }
 
-    fn environment(&self, needs: &Needs, endpoint_mtu: u16) -> Environment {
-        let id = |plan: &EndpointPlan| self.endpoints.get(&plan.name).map(|attached| attached.id);
+    fn environment(&self, paths: &Paths, mtu: u16) -> Environment {
+        let attachment = |plan: &EndpointPlan| {
+            let attached = self.endpoints.get(&plan.name)?;
+            Some(Attachment { id: attached.id, mtu: attached.mtu() })
+        };
         Environment {
-            endpoint_ids: self.plan.endpoints.iter().map(id).collect(),
-            endpoint_mtu,
-            underlay_mtu: needs.interface.mtu,
-            host_mtu: self.config.host_interface.is_some().then_some(endpoint_mtu),
+            endpoints: self.plan.endpoints.iter().map(attachment).collect(),
+            peer_mtus: paths.peer_mtus(),
+            host_mtu: self.config.host_interface.is_some().then_some(mtu),
             outer_ttl: self.config.outer_ttl,
             icmp_source: self.config.icmp_source,
         }
@@ -495,8 +552,7 @@ impl Agent {
         if self.failed.insert(name.to_owned(), reason.to_owned()).as_deref() != Some(reason) {
             tracing::warn!(endpoint = %name, reason, "endpoint detached, will be tried again");
         }
-        let needs = self.underlay.needs().clone();
-        if let Err(error) = self.publish(&needs, self.endpoint_mtu) {
+        if let Err(error) = self.publish() {
             tracing::error!(%error, "the FIB could not be published");
         }
         attached.detach(&self.workers);
@@ -552,7 +608,7 @@ impl Agent {
 
     fn open_host(&mut self) -> Result<(), AgentError> {
         let Some(name) = self.config.host_interface.as_deref() else { return Ok(()) };
-        self.host = Some(HostInterface::open(name, &self.plan, self.endpoint_mtu, &self.workers)?);
+        self.host = Some(HostInterface::open(name, &self.plan, self.mtu.bytes, &self.workers)?);
         Ok(())
     }
 
@@ -594,17 +650,4 @@ fn load(config: &Config, told: &mut BTreeSet<String>) -> Result<NodePlan, AgentE
 fn needs(plan: &NodePlan) -> Result<Needs, AgentError> {
     let link = |name: &str| Netlink::open().and_then(|mut netlink| netlink.link(name)).ok();
     Ok(Needs::of(plan, link)?)
-}
-
-/// What Calico's node writes to `/var/lib/calico/mtu`: `FelixConfiguration.mtu`, else the smallest over the
-/// pools' encapsulations of what they leave of the underlay's.
-fn endpoint_mtu(plan: &NodePlan, underlay: u16) -> u16 {
-    let settings = &plan.settings;
-    let of = |encap| match encap {
-        Encap::Ipip => settings.ipip_mtu.unwrap_or(underlay.saturating_sub(IPIP_OVERHEAD)),
-        Encap::Vxlan => settings.vxlan_mtu.unwrap_or(underlay.saturating_sub(VXLAN_OVERHEAD)),
-        Encap::Direct => underlay,
-    };
-    let smallest = plan.pools.iter().map(|pool| of(pool.encap)).min();
-    settings.mtu.or(smallest).unwrap_or(underlay)
 }

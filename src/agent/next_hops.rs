@@ -31,14 +31,15 @@ use crate::wire::MacAddr;
 use crate::wire::ethernet::{self, EtherType};
 
 /// Paths are asked for once in so long a time at most.
-const PATIENCE: Duration = Duration::from_secs(1);
+pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The table, and what it is made of.
 #[derive(Debug)]
 pub(super) struct Follower {
     dev: LinkIndex,
     mac: MacAddr,
-    mtu: u16,
+    /// The interface's MTU, bytes.
+    mtu: u32,
     peers: BTreeMap<Ipv4Addr, Peer>,
     neighbours: BTreeMap<Ipv4Addr, Entry>,
     publication: Arc<Publication<NextHops>>,
@@ -70,14 +71,16 @@ impl Follower {
     /// # Errors
     /// No route netlink.
     pub(super) fn new(interface: &Interface, mac: MacAddr) -> Result<Self, NetlinkError> {
+        let dev = LinkIndex(interface.index);
+        let mut netlink = Netlink::open()?;
         let mut follower = Follower {
-            dev: LinkIndex(interface.index),
+            dev,
             mac,
-            mtu: interface.mtu,
+            mtu: netlink.link(dev)?.mtu,
             peers: BTreeMap::new(),
             neighbours: BTreeMap::new(),
             publication: Publication::new(NextHops::default()),
-            netlink: Netlink::open()?,
+            netlink,
             uses: bounded(64),
             outdated: false,
             patience: Instant::now(),
@@ -178,6 +181,7 @@ impl Follower {
     fn ask_all(&mut self) {
         self.outdated = false;
         self.patience = Instant::now() + PATIENCE;
+        self.mtu = self.netlink.link(self.dev).map_or(self.mtu, |link| link.mtu);
         let peers: Vec<Ipv4Addr> = self.peers.keys().copied().collect();
         for address in peers {
             let next_hop = self.ask(address);
@@ -190,7 +194,7 @@ impl Follower {
     fn ask(&mut self, peer: Ipv4Addr) -> Option<Ipv4Addr> {
         let next_hop = self.netlink.next_hop(peer).ok()??;
         // What must be fragmented on the way is the kernel's to fragment.
-        let is_whole = next_hop.mtu.is_none_or(|mtu| mtu >= u32::from(self.mtu));
+        let is_whole = next_hop.mtu.is_none_or(|mtu| mtu >= self.mtu);
         (next_hop.dev == self.dev && is_whole).then_some(next_hop.address)
     }
 

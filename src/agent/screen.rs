@@ -20,7 +20,13 @@ pub(super) fn render(agent: &Agent) -> String {
     let underlay = &needs.interface;
     line(
         "underlay",
-        format!("{} in {} on {}, MTU {}", plan.address, plan.subnet, underlay.name, underlay.mtu),
+        format!(
+            "{} in {} on {}, MTU {}",
+            plan.address,
+            plan.subnet,
+            underlay.name,
+            agent.paths.interface_mtu()
+        ),
     );
     let spin = match agent.config.spin {
         Duration::ZERO => String::new(),
@@ -63,14 +69,23 @@ pub(super) fn render(agent: &Agent) -> String {
         Some(host) => line("host", host.how.clone()),
         None => line("host", "none: what has no route is answered with ICMP net unreachable".into()),
     }
-    line("MTU", format!("{} for endpoints{}", agent.endpoint_mtu, mtu_reason(agent)));
+    line("MTU", format!("of endpoints {}", agent.mtu));
+    let clamping: Vec<String> =
+        plan.pools.iter().filter(|pool| pool.clamps).map(|pool| pool.cidr.to_string()).collect();
+    if !clamping.is_empty() {
+        line("", format!("MSS of TCP lowered to it from and to {}", clamping.join(" ")));
+    }
     line("peers", plan.peers.len().to_string());
     let blocks = plan.routes.iter().filter(|route| matches!(route.target, Target::Blackhole)).count();
     line("routes", format!("{}, {blocks} of them blocks of this node", plan.routes.len()));
     line("endpoints", format!("{} attached, {} not", agent.endpoints.len(), agent.failed.len()));
     for attached in agent.endpoints.values().take(LISTED) {
         let addresses: Vec<String> = attached.plan.addresses.iter().map(ToString::to_string).collect();
-        line("", format!("{} {}: {}", attached.plan.workload, addresses.join(" "), attached.how));
+        let mtu = match attached.mtu() {
+            mtu if mtu == agent.mtu.bytes => String::new(),
+            mtu => format!(", MTU {mtu} as it was given"),
+        };
+        line("", format!("{} {}: {}{mtu}", attached.plan.workload, addresses.join(" "), attached.how));
     }
     if agent.endpoints.len() > LISTED {
         line("", format!("… and {} more", agent.endpoints.len() - LISTED));
@@ -79,11 +94,4 @@ pub(super) fn render(agent: &Agent) -> String {
         line("", format!("{name}: NOT ATTACHED: {error}"));
     }
     out
-}
-
-fn mtu_reason(agent: &Agent) -> &'static str {
-    match agent.plan.settings.mtu {
-        Some(_) => ": FelixConfiguration.mtu",
-        None => ": the underlay's less the largest overhead of a pool's encapsulation",
-    }
 }

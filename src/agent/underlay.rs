@@ -72,8 +72,6 @@ pub(super) struct Interface {
     pub(super) name: String,
     /// Index.
     pub(super) index: u32,
-    /// IP MTU, bytes.
-    pub(super) mtu: u16,
     /// Its Ethernet address, if it is of that kind.
     pub(super) mac: Option<MacAddr>,
 }
@@ -125,7 +123,6 @@ impl Needs {
         let link = link_of(&interface.name);
         Ok(Needs {
             interface: Interface {
-                mtu: link.as_ref().map_or(1500, |link| u16::try_from(link.mtu).unwrap_or(u16::MAX)),
                 mac: link.filter(|link| link.is_ethernet).and_then(|link| link.mac),
                 index: interface.index,
                 name: interface.name,

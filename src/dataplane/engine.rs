@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use super::antispoof::{self, GATEWAY_ADDRESS};
 use super::neighbor::{Neighbors, Resolution};
 use super::packet::{self, Packet};
-use super::{arp, decap, encap};
+use super::{arp, decap, encap, mss};
 use crate::buf::{Frame, Pool};
 use crate::fib::{Action, EndpointId, Fib};
 use crate::verdict::{DropReason, PuntReason};
@@ -272,9 +272,12 @@ impl Engine {
         tables: Tables<'_>,
         pool: &mut Pool,
         frame: &mut Frame,
-        packet: Packet,
+        mut packet: Packet,
         action: Action,
     ) -> Result<Verdict, DropReason> {
+        if tables.fib.clamps_any() && mss::is_syn(pool, frame, &packet) {
+            mss::clamp(tables.fib, pool, frame, &mut packet, action);
+        }
         match action {
             Action::Deliver(id) => match tables.neighbors.resolve(id) {
                 Resolution::Known(mac) => {

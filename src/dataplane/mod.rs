@@ -13,6 +13,7 @@ pub mod counters;
 pub mod decap;
 pub mod encap;
 pub mod engine;
+mod mss;
 pub mod neighbor;
 pub mod packet;
 mod ports;

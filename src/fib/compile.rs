@@ -10,24 +10,31 @@ use super::{
     OuterTtl, Peer, PeerId, Tunnel, TunnelId, VXLAN_OVERHEAD,
 };
 use crate::lpm::{Lpm, Prefix};
-use crate::rib::{Encap, NodePlan, Target};
+use crate::rib::{Encap, NodePlan, Settings, Target};
 use crate::wire::vxlan::Vni;
 
 /// What the machine adds to the plan.
 #[derive(Debug, Clone)]
 pub struct Environment {
-    /// Id of each endpoint of the plan, by its index; `None` while it is not attached.
-    pub endpoint_ids: Vec<Option<EndpointId>>,
-    /// IP MTU of every endpoint's interface, bytes.
-    pub endpoint_mtu: u16,
-    /// IP MTU of the underlay, bytes.
-    pub underlay_mtu: u16,
+    /// What each endpoint of the plan is attached as, by its index; `None` while it is not.
+    pub endpoints: Vec<Option<Attachment>>,
+    /// IP MTU of the underlay's path to each peer of the plan, bytes, by its index.
+    pub peer_mtus: Vec<u16>,
     /// IP MTU of the host interface, or `None` where there is none: then no route means `NoRoute`.
     pub host_mtu: Option<u16>,
     /// TTL of IPIP outer headers.
     pub outer_ttl: OuterTtl,
     /// Source of ICMP errors, if it is not left to [`Node::icmp_source`]'s rule.
     pub icmp_source: Option<Ipv4Addr>,
+}
+
+/// An endpoint that is attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attachment {
+    /// Its id.
+    pub id: EndpointId,
+    /// IP MTU of its interface, bytes.
+    pub mtu: u16,
 }
 
 /// Why a plan cannot be compiled.
@@ -57,6 +64,8 @@ impl Fib {
             peers_by_address.push((address, 32, id(index)?));
         }
 
+        let clamping: Vec<Prefix> =
+            plan.pools.iter().filter(|pool| pool.clamps).map(|pool| pool.cidr).collect();
         let mut ways =
             Ways { plan, environment, tunnels: Vec::new(), adjacencies: Vec::new(), known: HashMap::new() };
         let mut routes = Vec::with_capacity(plan.pools.len() + plan.routes.len());
@@ -68,7 +77,8 @@ impl Fib {
         }
         for route in &plan.routes {
             let Prefix::V4(prefix) = route.prefix else { continue };
-            let Some(action) = ways.action(route.target)? else { continue };
+            let clamps = route.pool.is_some_and(|pool| clamping.contains(&pool));
+            let Some(action) = ways.action(route.target, clamps)? else { continue };
             routes.push((prefix.network(), prefix.prefix_len(), action.encode()));
         }
         let default = if environment.host_mtu.is_some() { Action::Host } else { Action::NoRoute };
@@ -76,11 +86,12 @@ impl Fib {
         Ok(Fib {
             routes: Lpm::build(default.encode(), routes)?,
             peers_by_address: Lpm::build(NO_PEER, peers_by_address)?,
-            endpoints: endpoints(plan, environment)?,
+            endpoints: endpoints(plan, environment, &clamping)?,
             tunnels: ways.tunnels,
             adjacencies: ways.adjacencies,
             peers,
             node,
+            clamps_any: !clamping.is_empty(),
         })
     }
 }
@@ -95,15 +106,21 @@ fn node(plan: &NodePlan, environment: &Environment) -> Result<Node, CompileError
         vni: Vni(plan.settings.vxlan_vni),
         vxlan_port: plan.settings.vxlan_port,
         icmp_source: environment.icmp_source.or(tunnels.first().copied()).unwrap_or(address),
-        host_mtu: environment.host_mtu.unwrap_or(environment.underlay_mtu),
+        host_mtu: environment.host_mtu.unwrap_or(u16::MAX),
         addresses: std::iter::once(address).chain(tunnels).collect(),
     })
 }
 
-fn endpoints(plan: &NodePlan, environment: &Environment) -> Result<Vec<Option<Endpoint>>, CompileError> {
+fn endpoints(
+    plan: &NodePlan,
+    environment: &Environment,
+    clamping: &[Prefix],
+) -> Result<Vec<Option<Endpoint>>, CompileError> {
     let mut endpoints = Vec::new();
-    for (endpoint, id) in plan.endpoints.iter().zip(&environment.endpoint_ids) {
-        let Some(id) = id else { continue };
+    for (endpoint, attachment) in plan.endpoints.iter().zip(&environment.endpoints) {
+        let Some(Attachment { id, mtu }) = *attachment else { continue };
+        let is_clamping = |address: &IpAddr| clamping.iter().any(|pool| pool.contains(address));
+        let clamps = endpoint.addresses.iter().any(is_clamping);
         let mut addresses = endpoint.addresses.iter().copied().filter_map(ipv4);
         let Some(primary) = addresses.next() else { continue };
         if id.0 >= ID_LIMIT {
@@ -113,8 +130,7 @@ fn endpoints(plan: &NodePlan, environment: &Environment) -> Result<Vec<Option<En
         if endpoints.len() <= index {
             endpoints.resize(index + 1, None);
         }
-        endpoints[index] =
-            Some(Endpoint { primary, more: addresses.collect(), mtu: environment.endpoint_mtu });
+        endpoints[index] = Some(Endpoint { primary, more: addresses.collect(), mtu, clamps });
     }
     Ok(endpoints)
 }
@@ -125,65 +141,69 @@ struct Ways<'a> {
     environment: &'a Environment,
     tunnels: Vec<Tunnel>,
     adjacencies: Vec<Adjacency>,
-    known: HashMap<(usize, Encap), Action>,
+    known: HashMap<(usize, Encap, bool), Action>,
 }
 
 impl Ways<'_> {
-    fn action(&mut self, target: Target) -> Result<Option<Action>, CompileError> {
+    fn action(&mut self, target: Target, clamps: bool) -> Result<Option<Action>, CompileError> {
         Ok(match target {
             Target::Endpoint(index) => {
-                self.environment.endpoint_ids.get(index).copied().flatten().map(Action::Deliver)
+                let attachment = self.environment.endpoints.get(index).copied().flatten();
+                attachment.map(|attachment| Action::Deliver(attachment.id))
             }
-            Target::Peer { peer, encap } => Some(self.way(peer, encap)?),
+            Target::Peer { peer, encap } => Some(self.way(peer, encap, clamps)?),
             Target::Host if self.environment.host_mtu.is_some() => Some(Action::Host),
             Target::Host => Some(Action::NoRoute),
             Target::Blackhole => Some(Action::Blackhole),
         })
     }
 
-    fn way(&mut self, peer: usize, encap: Encap) -> Result<Action, CompileError> {
-        if let Some(action) = self.known.get(&(peer, encap)) {
+    fn way(&mut self, peer: usize, encap: Encap, clamps: bool) -> Result<Action, CompileError> {
+        if let Some(action) = self.known.get(&(peer, encap, clamps)) {
             return Ok(*action);
         }
-        let action = match encap {
+        let known = &self.plan.peers[peer];
+        let (id_of_peer, remote) = (PeerId(id(peer)?), known.address);
+        let path = self.environment.peer_mtus.get(peer).copied().unwrap_or(u16::MAX);
+        let mtu = inner_mtu(&self.plan.settings, encap, path);
+        let encapsulation = match encap {
             Encap::Ipip => {
                 let local = v4(self.plan.address, &self.plan.node)?;
-                let remote = v4(self.plan.peers[peer].address, &self.plan.peers[peer].name)?;
-                let header = IpipHeader::new(local, remote, self.environment.outer_ttl);
-                let mtu = self.plan.settings.ipip_mtu;
-                self.tunnel(peer, mtu, IPIP_OVERHEAD, Encapsulation::Ipip(header))?
+                let header = IpipHeader::new(local, v4(remote, &known.name)?, self.environment.outer_ttl);
+                Some(Encapsulation::Ipip(header))
             }
             Encap::Vxlan => {
                 let vni = Vni(self.plan.settings.vxlan_vni);
-                let header = VxlanHeader::new(vni, self.plan.vtep_mac, self.plan.peers[peer].vtep_mac);
-                let mtu = self.plan.settings.vxlan_mtu;
-                self.tunnel(peer, mtu, VXLAN_OVERHEAD, Encapsulation::Vxlan(header))?
+                Some(Encapsulation::Vxlan(VxlanHeader::new(vni, self.plan.vtep_mac, known.vtep_mac)))
             }
-            Encap::Direct => {
-                self.adjacencies.push(Adjacency {
-                    peer: PeerId(id(peer)?),
-                    next_hop: self.plan.peers[peer].address,
-                    mtu: self.environment.underlay_mtu,
-                });
+            Encap::Direct => None,
+        };
+        let action = match encapsulation {
+            Some(encapsulation) => {
+                self.tunnels.push(Tunnel { peer: id_of_peer, remote, mtu, clamps, encapsulation });
+                Action::Tunnel(TunnelId(id(self.tunnels.len() - 1)?))
+            }
+            None => {
+                self.adjacencies.push(Adjacency { peer: id_of_peer, next_hop: remote, mtu, clamps });
                 Action::Direct(AdjacencyId(id(self.adjacencies.len() - 1)?))
             }
         };
-        self.known.insert((peer, encap), action);
+        self.known.insert((peer, encap, clamps), action);
         Ok(action)
     }
+}
 
-    fn tunnel(
-        &mut self,
-        peer: usize,
-        configured_mtu: Option<u16>,
-        overhead: u16,
-        encapsulation: Encapsulation,
-    ) -> Result<Action, CompileError> {
-        let mtu = configured_mtu.unwrap_or(self.environment.underlay_mtu.saturating_sub(overhead));
-        let remote = self.plan.peers[peer].address;
-        self.tunnels.push(Tunnel { peer: PeerId(id(peer)?), remote, mtu, encapsulation });
-        Ok(Action::Tunnel(TunnelId(id(self.tunnels.len() - 1)?)))
-    }
+/// Greatest IP packet of the overlay that fits on a path of the underlay, bytes: `path` is the path's MTU. Felix's settings
+/// can lower it. They cannot raise it: what did not fit would have to be fragmented outside, which RFC 7348 4.3 forbids
+/// and which loses every packet where fragments do not pass.
+pub fn inner_mtu(settings: &Settings, encap: Encap, path: u16) -> u16 {
+    let (overhead, setting) = match encap {
+        Encap::Ipip => (IPIP_OVERHEAD, settings.ipip_mtu),
+        Encap::Vxlan => (VXLAN_OVERHEAD, settings.vxlan_mtu),
+        Encap::Direct => (0, None),
+    };
+    let fits = path.saturating_sub(overhead);
+    setting.map_or(fits, |setting| setting.min(fits))
 }
 
 fn id(index: usize) -> Result<u32, CompileError> {

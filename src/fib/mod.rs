@@ -15,7 +15,7 @@ use crate::wire::MacAddr;
 use crate::wire::vxlan::Vni;
 
 pub use action::{Action, AdjacencyId, EndpointId, PeerId, TunnelId};
-pub use compile::{CompileError, Environment};
+pub use compile::{Attachment, CompileError, Environment, inner_mtu};
 pub use publication::{Publication, Reader};
 pub use tunnel::{Encapsulation, Inner, IpipHeader, OuterTtl, Tunnel, VxlanHeader};
 
@@ -33,6 +33,8 @@ pub struct Endpoint {
     more: Box<[Ipv4Addr]>,
     /// IP MTU of the workload's interface, bytes.
     pub mtu: u16,
+    /// A pool that one of its addresses is of wants the MSS of TCP clamped.
+    pub clamps: bool,
 }
 
 impl Endpoint {
@@ -57,6 +59,8 @@ pub struct Adjacency {
     pub next_hop: IpAddr,
     /// IP MTU on the way there, bytes.
     pub mtu: u16,
+    /// The pool wants the MSS of TCP clamped.
+    pub clamps: bool,
 }
 
 /// Another node, as the sender of tunnel packets.
@@ -97,6 +101,7 @@ pub struct Fib {
     adjacencies: Vec<Adjacency>,
     peers: Vec<Peer>,
     node: Node,
+    clamps_any: bool,
 }
 
 impl Fib {
@@ -142,6 +147,22 @@ impl Fib {
     /// All peers, in the order of their ids.
     pub fn peers(&self) -> &[Peer] {
         &self.peers
+    }
+
+    /// True where a pool wants the MSS of TCP clamped.
+    #[inline]
+    pub fn clamps_any(&self) -> bool {
+        self.clamps_any
+    }
+
+    /// True where the pool of what an action leads to wants the MSS of TCP clamped.
+    pub fn clamps(&self, action: Action) -> bool {
+        match action {
+            Action::Deliver(id) => self.endpoint(id).is_some_and(|endpoint| endpoint.clamps),
+            Action::Tunnel(id) => self.tunnel(id).clamps,
+            Action::Direct(id) => self.adjacency(id).clamps,
+            Action::Host | Action::Blackhole | Action::NoRoute => false,
+        }
     }
 
     /// True for this node's own addresses.

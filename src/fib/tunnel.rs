@@ -35,6 +35,8 @@ pub struct Tunnel {
     pub remote: IpAddr,
     /// Greatest inner IP packet that fits, bytes.
     pub mtu: u16,
+    /// The pool of what it leads to wants the MSS of TCP clamped.
+    pub clamps: bool,
     /// The ready-made headers.
     pub encapsulation: Encapsulation,
 }

@@ -1,5 +1,6 @@
 //! FelixConfiguration: the settings of the data plane.
 
+use regex::Regex;
 use serde_json::{Map, Value};
 
 use super::section::{Report, Section};
@@ -41,6 +42,8 @@ pub struct FelixConfiguration {
     pub ipip_mtu: Option<MtuSetting>,
     /// `spec.mtu`: of every endpoint.
     pub mtu: Option<MtuSetting>,
+    /// `spec.mtuIfacePattern`: a regular expression that is one.
+    pub mtu_iface_pattern: Option<String>,
 }
 
 const KIND: &str = "FelixConfiguration";
@@ -56,6 +59,8 @@ pub(super) fn read(
     let vxlan_mtu = mtu(&mut spec, "vxlanMTU", report);
     let ipip_mtu = mtu(&mut spec, "ipipMTU", report);
     let mtu = mtu(&mut spec, "mtu", report);
+    let mtu_iface_pattern = spec
+        .text("mtuIfacePattern", A_PATTERN, report, |text| Regex::new(text).is_ok().then(|| text.to_owned()));
     spec.finish(KIND, report);
 
     let scope = match (meta.name.as_str(), meta.name.strip_prefix("node.")) {
@@ -74,8 +79,11 @@ pub(super) fn read(
         vxlan_mtu,
         ipip_mtu,
         mtu,
+        mtu_iface_pattern,
     })
 }
+
+const A_PATTERN: &str = "a regular expression (e.g. ^eth.*)";
 
 /// Every IPv4 link carries packets of this many octets (RFC 791 section 3.2).
 const MIN_MTU: u64 = 68;

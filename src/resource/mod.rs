@@ -11,13 +11,14 @@
 //! accepted and named in a [`Notice`]; a field that margay uses and that is wrong is a
 //! [`ResourceError`] with file, document, field path, what was found and what is allowed.
 //!
-//! What Calico's resources lack stands in annotations of the WorkloadEndpoint:
+//! What Calico's resources lack stands in annotations:
 //!
-//! | annotation | value | default |
-//! |---|---|---|
-//! | `margay.dev/netns` | absolute path of the workload's network namespace, or a process id | none |
-//! | `margay.dev/attach` | `tap` or `veth` | `tap` |
-//! | `margay.dev/queues` | 1 to 16 | 1 |
+//! | of a | annotation | value | default |
+//! |---|---|---|---|
+//! | WorkloadEndpoint | `margay.dev/netns` | absolute path of the workload's network namespace, or a process id | none |
+//! | WorkloadEndpoint | `margay.dev/attach` | `tap` or `veth` | `tap` |
+//! | WorkloadEndpoint | `margay.dev/queues` | 1 to 16 | 1 |
+//! | IPPool | `margay.dev/tcp-mss-clamp` | `off` or `auto` | `off` |
 
 mod block_affinity;
 mod endpoint;
@@ -40,7 +41,7 @@ pub use endpoint::{Attach, MAX_QUEUES, WorkloadEndpoint};
 pub use error::{Notice, ResourceError};
 pub use felix::{FelixConfiguration, MtuSetting, Scope};
 pub use node::{Node, vtep_mac_v4, vtep_mac_v6};
-pub use pool::{IpPool, Mode, PoolUse};
+pub use pool::{IpPool, Mode, MssClamp, PoolUse};
 pub use set::Resources;
 
 use section::Report;

@@ -29,6 +29,15 @@ pub enum PoolUse {
     LoadBalancerOnly,
 }
 
+/// What becomes of the maximum segment size in TCP's SYN on its way from or to a pool (`margay.dev/tcp-mss-clamp`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum MssClamp {
+    /// It stays.
+    Off,
+    /// It is lowered to what the way carries.
+    Auto,
+}
+
 /// A range of workload addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IpPool {
@@ -48,6 +57,8 @@ pub struct IpPool {
     pub disabled: bool,
     /// `spec.allowedUses`.
     pub usage: PoolUse,
+    /// `margay.dev/tcp-mss-clamp`; `Off` unless given.
+    pub mss_clamp: MssClamp,
 }
 
 const KIND: &str = "IPPool";
@@ -62,6 +73,7 @@ pub(super) fn read(meta: Meta, object: &Map<String, Value>, report: &mut Report<
     let disabled = spec.flag("disabled", report).unwrap_or(false);
     let usage = usage(&mut spec, report);
     spec.finish(KIND, report);
+    let mss_clamp = mss_clamp(object, report);
 
     if ipip_mode != Mode::Never && vxlan_mode != Mode::Never {
         report.problem(
@@ -83,7 +95,7 @@ pub(super) fn read(meta: Meta, object: &Map<String, Value>, report: &mut Report<
         report.problem("spec.cidr", format!("{cidr} overlaps {range}, which is no range for workloads"));
     }
     let block_size = checked_block_size(block_size, &cidr, report)?;
-    Some(IpPool { meta, cidr, ipip_mode, vxlan_mode, block_size, nat_outgoing, disabled, usage })
+    Some(IpPool { meta, cidr, ipip_mode, vxlan_mode, block_size, nat_outgoing, disabled, usage, mss_clamp })
 }
 
 const MODES: &str = "Never, Always or CrossSubnet";
@@ -108,6 +120,27 @@ fn usage(spec: &mut Section<'_>, report: &mut Report<'_>) -> PoolUse {
         true => PoolUse::LoadBalancerOnly,
         false => PoolUse::Nodes,
     }
+}
+
+const MSS_CLAMP: &str = "margay.dev/tcp-mss-clamp";
+
+fn mss_clamp(object: &Map<String, Value>, report: &mut Report<'_>) -> MssClamp {
+    let mut metadata = Section::of(object, "metadata", "metadata", report);
+    let mut annotations = metadata.section("annotations", "metadata.annotations", report);
+    for key in annotations.keys("margay.dev/").filter(|key| *key != MSS_CLAMP) {
+        let path = format!("metadata.annotations.{}", section::excerpt(key));
+        report.problem(&path, format!("unknown (there is {MSS_CLAMP})"));
+    }
+    // Without quotes `off` is a boolean to some who write YAML.
+    if annotations.value(MSS_CLAMP) == Some(&Value::Bool(false)) {
+        return MssClamp::Off;
+    }
+    let clamp = annotations.text(MSS_CLAMP, "off or auto", report, |text| match text {
+        "off" => Some(MssClamp::Off),
+        "auto" => Some(MssClamp::Auto),
+        _ => None,
+    });
+    clamp.unwrap_or(MssClamp::Off)
 }
 
 /// Calico's bounds: a block holds at least one address, and a pool at least one block.

@@ -11,7 +11,8 @@ use super::{
 };
 use crate::lpm::Prefix;
 use crate::resource::{
-    Claim, IpPool, Mode, MtuSetting, Node, PoolUse, ResourceError, Resources, Scope, WorkloadEndpoint,
+    Claim, IpPool, Mode, MssClamp, MtuSetting, Node, PoolUse, ResourceError, Resources, Scope,
+    WorkloadEndpoint,
 };
 
 /// The resources are valid, but this node cannot run from them.
@@ -410,6 +411,7 @@ fn pool_plan(pool: &IpPool) -> PoolPlan {
         cross_subnet: mode == Mode::CrossSubnet,
         nat_outgoing: pool.nat_outgoing,
         disabled: pool.disabled,
+        clamps: pool.mss_clamp == MssClamp::Auto,
     }
 }
 
@@ -470,5 +472,6 @@ fn settings(resources: &Resources, node: &str) -> Settings {
         vxlan_mtu: bytes(layers().find_map(|felix| felix.vxlan_mtu)),
         ipip_mtu: bytes(layers().find_map(|felix| felix.ipip_mtu)),
         mtu: bytes(layers().find_map(|felix| felix.mtu)),
+        mtu_iface_pattern: layers().find_map(|felix| felix.mtu_iface_pattern.clone()),
     }
 }

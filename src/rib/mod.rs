@@ -158,6 +158,8 @@ pub struct PoolPlan {
     pub nat_outgoing: bool,
     /// `spec.disabled`: no new addresses, but routes of existing blocks remain.
     pub disabled: bool,
+    /// The MSS of TCP is lowered to what the way carries (`margay.dev/tcp-mss-clamp: auto`).
+    pub clamps: bool,
 }
 
 /// Felix's settings that apply, with Felix's defaults.
@@ -167,12 +169,14 @@ pub struct Settings {
     pub vxlan_port: u16,
     /// VNI, 4096.
     pub vxlan_vni: u32,
-    /// `vxlanMTU`: bytes; `None` = underlay MTU - 50.
+    /// `vxlanMTU`: bytes, at most; what fits into the underlay's packets counts where it is less.
     pub vxlan_mtu: Option<u16>,
-    /// `ipipMTU`: bytes; `None` = underlay MTU - 20.
+    /// `ipipMTU`: bytes, as `vxlanMTU`.
     pub ipip_mtu: Option<u16>,
-    /// `mtu`: bytes, of every endpoint; `None` = smallest over the encapsulations in use.
+    /// `mtu`: bytes, of every endpoint; `None` = the smallest over the peers.
     pub mtu: Option<u16>,
+    /// `mtuIfacePattern`: a valid regular expression; the underlay carries no more than the interfaces of these names.
+    pub mtu_iface_pattern: Option<String>,
 }
 
 /// Everything that one node's agent needs of the desired state.

@@ -272,6 +272,16 @@ pub fn set_ecn(header: &mut [u8], ecn: Ecn) {
     header[10..12].copy_from_slice(&checksum.to_be_bytes());
 }
 
+/// Sets the total length, bytes; the checksum follows (RFC 1624). Fewer than 20 bytes are left alone.
+#[inline]
+pub fn set_total_len(header: &mut [u8], len: u16) {
+    let Some(header) = header.first_chunk_mut::<MIN_HEADER_LEN>() else { return };
+    let old = u16::from_be_bytes([header[2], header[3]]);
+    header[2..4].copy_from_slice(&len.to_be_bytes());
+    let checksum = checksum::update(u16::from_be_bytes([header[10], header[11]]), old, len);
+    header[10..12].copy_from_slice(&checksum.to_be_bytes());
+}
+
 /// The fields of a header to write; no options.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {

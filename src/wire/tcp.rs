@@ -30,6 +30,14 @@ pub const MIN_HEADER_LEN: usize = 20;
 /// Bytes of a header with all the options that fit (data offset 15).
 pub const MAX_HEADER_LEN: usize = 60;
 
+/// Bytes of the option that holds the maximum segment size (RFC 9293 3.2): kind, length, value.
+pub const MSS_OPTION_LEN: usize = 4;
+
+/// Option kinds (RFC 9293 3.2).
+const END: u8 = 0;
+const NO_OPERATION: u8 = 1;
+const MSS: u8 = 2;
+
 /// The eight control bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Flags(pub u8);
@@ -206,6 +214,84 @@ impl<'a> Tcp<'a> {
     }
 }
 
+/// The maximum segment sizes that a header states, and where: `(offset from the start of the header, value)`.
+///
+/// The list ends with the header, or with its end-of-list option, or where an option has a length that cannot be:
+/// there the receiver stops reading as well (Linux's `tcp_parse_options`), and [`Self::is_broken`] says so.
+#[derive(Debug, Clone)]
+pub struct MssOptions<'a> {
+    header: &'a [u8],
+    at: usize,
+    is_broken: bool,
+}
+
+impl<'a> MssOptions<'a> {
+    /// Of a header with its options and no byte more.
+    pub fn of(header: &'a [u8]) -> Self {
+        MssOptions { header, at: MIN_HEADER_LEN, is_broken: false }
+    }
+
+    /// True when the list ended at a length that cannot be.
+    pub fn is_broken(&self) -> bool {
+        self.is_broken
+    }
+}
+
+impl Iterator for MssOptions<'_> {
+    type Item = (usize, u16);
+
+    fn next(&mut self) -> Option<(usize, u16)> {
+        // Each step goes on by a byte at least: 40 steps at most.
+        loop {
+            match *self.header.get(self.at..)? {
+                [] | [END, ..] => return None,
+                [NO_OPERATION, ..] => self.at += 1,
+                [MSS, 4, high, low, ..] => {
+                    let value_at = self.at + 2;
+                    self.at += MSS_OPTION_LEN;
+                    return Some((value_at, u16::from_be_bytes([high, low])));
+                }
+                [_, len, ..] if len >= 2 && self.at + usize::from(len) <= self.header.len() => {
+                    self.at += usize::from(len);
+                }
+                _ => {
+                    self.is_broken = true;
+                    return None;
+                }
+            }
+        }
+    }
+}
+
+/// Overwrites two bytes of a segment and brings its checksum up to date (RFC 1624 eqn. 3). `at` counts from the start
+/// of the header; a place that is not there is left alone.
+///
+/// The checksum adds words that begin at even places. A value that begins at an odd one is the low half of a word and
+/// the high half of the next, and adds to the sum as it would with its halves exchanged (RFC 1071 2(B)).
+pub fn update_word(segment: &mut [u8], at: usize, value: u16) {
+    let Some(place) = segment.get_mut(at..).and_then(|rest| rest.first_chunk_mut()) else { return };
+    let old = u16::from_be_bytes(std::mem::replace(place, value.to_be_bytes()));
+    let (old, new) = if at.is_multiple_of(2) { (old, value) } else { (old.swap_bytes(), value.swap_bytes()) };
+    if let Some(header) = segment.first_chunk::<MIN_HEADER_LEN>() {
+        let checksum = u16::from_be_bytes([header[16], header[17]]);
+        write_checksum(segment, checksum::update(checksum, old, new));
+    }
+}
+
+/// Writes an MSS option right behind the fixed header, for which the caller has made room of [`MSS_OPTION_LEN`] bytes, and
+/// counts it in the data offset. The checksum does not follow. False, and nothing is written, where the data offset
+/// cannot grow or there are fewer bytes.
+pub fn insert_mss(segment: &mut [u8], mss: u16) -> bool {
+    let Some(header) = segment.first_chunk_mut::<{ MIN_HEADER_LEN + MSS_OPTION_LEN }>() else { return false };
+    if header[12] >> 4 == 0xf {
+        return false;
+    }
+    header[12] += 0x10;
+    let [high, low] = mss.to_be_bytes();
+    header[MIN_HEADER_LEN..].copy_from_slice(&[MSS, MSS_OPTION_LEN as u8, high, low]);
+    true
+}
+
 /// Overwrites the sequence number in place; the checksum does not follow. Fewer than 20 bytes are left
 /// alone, here and below.
 #[inline]
@@ -291,6 +377,72 @@ mod tests {
         write_flags(&mut short, Flags::SYN);
         write_checksum(&mut short, 0);
         assert_eq!(short, [0xa5; 19]);
+    }
+
+    /// A header with these options, padded.
+    fn with_options(options: &[u8]) -> Vec<u8> {
+        let len = (MIN_HEADER_LEN + options.len()).next_multiple_of(4);
+        let mut header = BYTES[..MIN_HEADER_LEN].to_vec();
+        header[12] = (len as u8 / 4) << 4;
+        header.extend(options);
+        header.resize(len, 0);
+        header
+    }
+
+    #[test]
+    fn segment_sizes_are_found_wherever_they_stand() {
+        for (options, found, is_broken) in [
+            (&[][..], &[][..], false),
+            (&[2, 4, 5, 0xb4], &[(22, 1460)], false),
+            (&[1, 2, 4, 5, 0xb4], &[(23, 1460)], false),
+            (&[4, 2, 3, 3, 7, 8, 10, 0, 0, 0, 0, 0, 0, 0, 0, 2, 4, 1, 2], &[(37, 0x102)], false),
+            (&[2, 4, 5, 0xb4, 2, 4, 2, 0x18], &[(22, 1460), (26, 536)], false),
+            (&[0, 2, 4, 5, 0xb4], &[], false),
+            // One of another length is not this option; its bytes are not read as options.
+            (&[2, 3, 5, 2, 6, 2, 4, 0, 0], &[], false),
+            (&[5, 6, 2, 4, 9, 9], &[], false),
+            (&[2, 4, 5, 0xb4, 3, 0, 0, 0], &[(22, 1460)], true),
+            (&[3, 1, 2, 4], &[], true),
+            (&[3, 9, 2, 4], &[], true),
+            (&[1, 1, 1, 2], &[], true),
+            (&[1, 2, 4, 5], &[], true),
+        ] {
+            let header = with_options(options);
+            let mut sizes = MssOptions::of(&header);
+            assert_eq!(sizes.by_ref().collect::<Vec<_>>(), found, "{options:?}");
+            assert_eq!(sizes.is_broken(), is_broken, "{options:?}");
+        }
+        assert_eq!(MssOptions::of(&[2; 19]).next(), None);
+        assert_eq!(MssOptions::of(&with_options(&[0xff; 40])).next(), None);
+    }
+
+    #[test]
+    fn rfc_1624_a_word_is_changed_and_the_checksum_with_it_at_even_and_odd_places() {
+        for at in (0..15).chain(18..26) {
+            let mut bytes = BYTES;
+            fill_checksum(&mut bytes, SRC.into(), DST.into());
+            update_word(&mut bytes, at, 0xfedc);
+            assert_eq!(bytes[at..at + 2], [0xfe, 0xdc]);
+            let updated = bytes;
+            fill_checksum(&mut bytes, SRC.into(), DST.into());
+            assert_eq!(updated, bytes, "{at}");
+        }
+        let mut bytes = BYTES;
+        update_word(&mut bytes, 26, 0);
+        update_word(&mut bytes, 99, 0);
+        assert_eq!(bytes, BYTES);
+    }
+
+    #[test]
+    fn an_option_goes_behind_the_fixed_header_where_the_offset_can_grow() {
+        let mut bytes = [0xa5; 60];
+        bytes[12] = 0xe8;
+        assert!(insert_mss(&mut bytes, 536));
+        assert_eq!((bytes[12], &bytes[20..25]), (0xf8, &[2, 4, 2, 0x18, 0xa5][..]));
+        let before = bytes;
+        assert!(!insert_mss(&mut bytes, 1));
+        assert!(!insert_mss(&mut bytes[..23], 1));
+        assert_eq!(bytes, before);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use margay::buf::{Pool, SlotSize};
 use margay::dataplane::{
     Command, Counters, Event, Exceptions, Neighbor, Party, PortId, Setup, Tally, Worker,
 };
-use margay::fib::{EndpointId, Environment, Fib, OuterTtl, Publication};
+use margay::fib::{Attachment, EndpointId, Environment, Fib, OuterTtl, Publication};
 use margay::io::Port;
 use margay::io::memory::{MemoryFrame, MemoryPort, Wire};
 use margay::resource::{Resources, parse};
@@ -87,9 +87,10 @@ pub fn resources(lines: &str) -> Resources {
                 ));
                 ("Node", name.to_owned(), spec)
             }
-            ["pool", cidr] => ("IPPool", format!("pool{index}"), format!("cidr: {cidr}")),
-            ["pool", cidr, mode] => {
-                ("IPPool", format!("pool{index}"), format!("cidr: {cidr}\n  {mode}: Always"))
+            ["pool", cidr, ..] => {
+                let mode = words.iter().find(|word| word.ends_with("Mode"));
+                let mode = mode.map_or(String::new(), |mode| format!("\n  {mode}: Always"));
+                ("IPPool", format!("pool{index}"), format!("cidr: {cidr}{mode}"))
             }
             ["block", cidr, node] => {
                 let spec = format!("cidr: {cidr}\n  node: {node}\n  state: confirmed");
@@ -102,9 +103,14 @@ pub fn resources(lines: &str) -> Resources {
             }
             _ => panic!("{line:?}", line = words),
         };
+        let annotation = match kind {
+            "WorkloadEndpoint" => format!("margay.dev/netns: /run/netns/{name}"),
+            "IPPool" if words.contains(&"clamp") => "margay.dev/tcp-mss-clamp: auto".to_owned(),
+            _ => String::new(),
+        };
         text += &format!(
             "apiVersion: projectcalico.org/v3\nkind: {kind}\nmetadata:\n  name: {name}\n  annotations: \
-             {{margay.dev/netns: /run/netns/{name}}}\nspec:\n  {spec}\n---\n"
+             {{{annotation}}}\nspec:\n  {spec}\n---\n"
         );
     }
     Resources::build([parse("bed.yaml", &text)]).unwrap_or_else(|errors| panic!("{errors:#?}"))
@@ -142,9 +148,10 @@ pub fn compile(lines: &str, node: &str, machine: Machine) -> Fib {
         _ => read(),
     };
     let environment = Environment {
-        endpoint_ids: (0..plan.endpoints.len() as u32).map(|id| Some(EndpointId(id))).collect(),
-        endpoint_mtu: machine.pod_mtu,
-        underlay_mtu: UNDERLAY_MTU,
+        endpoints: (0..plan.endpoints.len() as u32)
+            .map(|id| Some(Attachment { id: EndpointId(id), mtu: machine.pod_mtu }))
+            .collect(),
+        peer_mtus: vec![UNDERLAY_MTU; plan.peers.len()],
         host_mtu: machine.host_mtu,
         outer_ttl: machine.outer_ttl,
         icmp_source: machine.icmp_source,
@@ -177,7 +184,12 @@ impl Bed {
     }
 
     pub fn on(machine: Machine) -> Self {
-        let bed = Self::bare(compile(CLUSTER, "a", machine), machine.slots);
+        Self::of(CLUSTER, machine)
+    }
+
+    /// The same node of a cluster that differs in its pools.
+    pub fn of(lines: &str, machine: Machine) -> Self {
+        let bed = Self::bare(compile(lines, "a", machine), machine.slots);
         bed.with_ports([
             (ALPHA.into(), Some(Neighbor::fixed(ALPHA_MAC))),
             (BETA.into(), Some(Neighbor::learned(BETA_MAC))),

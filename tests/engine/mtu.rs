@@ -1,6 +1,10 @@
 //! MTU and fragments: M1 to M4, M9, M11.
 
+use margay::buf::{Offload, Segmentation, Segments};
 use margay::dataplane::PortId;
+use margay::dataplane::engine::mtu;
+use margay::fib::{Environment, Fib, OuterTtl};
+use margay::io::memory::MemoryFrame;
 use margay::verdict::DropReason;
 
 use crate::bed::*;
@@ -49,6 +53,64 @@ fn m1_towards_a_pod_the_pods_mtu_is_told_through_the_tunnel() {
     let error = Ip::read(&Ip::read(&frame.bytes).payload);
     assert_eq!((error.src, error.dst), (TUNNEL_A, B_IPIP));
     assert_eq!(error.payload[..8], [3, 4, error.payload[2], error.payload[3], 0, 0, 0x05, 0xaa]);
+}
+
+/// M14: what has to fit is a segment of a super-frame, not the frame; the last one may be shorter.
+#[test]
+fn m1_m14_super_frames_are_judged_by_their_segments() {
+    let pod = (BETA_IP, BETA.into(), 9000, 14);
+    for (dst, port, mtu, head) in WAYS.into_iter().chain([pod]) {
+        let tcp = Ip::tcp(ALPHA_IP, dst, 40_000).partial();
+        let udp = Ip::udp(ALPHA_IP, dst, 40_000).partial();
+        for (ip, kind, headers) in [(tcp, Segmentation::TcpV4, 40), (udp, Segmentation::UdpV4, 28)] {
+            let segments =
+                |size| Offload { segments: Some(Segments { kind, size }), ..ip.partial_checksum() };
+            let send =
+                |size| bed().one(ALPHA, MemoryFrame { offload: segments(size), ..ip.sent_by(ALPHA_MAC) });
+
+            let exchange = send(mtu - headers);
+            let [(id, frame)] = &exchange.out[..] else { panic!("{exchange:?}") };
+            assert_eq!((*id, frame.offload), (port, segments(mtu - headers)), "{kind:?}");
+            assert_eq!(Ip::read(&frame.bytes[head..]), ip.leaving_by(port));
+
+            let exchange = send(mtu - headers + 1);
+            let [(id, frame)] = &exchange.out[..] else { panic!("{exchange:?}") };
+            assert_eq!(*id, ALPHA.into(), "{port:?} {kind:?}");
+            let error = Ip::read(&frame.bytes[14..]);
+            assert_eq!(error.payload[..2], [3, 4]);
+            assert_eq!(word(&error.payload, 6), mtu, "{port:?} {kind:?}");
+        }
+    }
+}
+
+/// Felix's settings lower what a tunnel carries. They do not raise it: what would not fit outside would have to be
+/// fragmented there (RFC 7348 4.3).
+#[test]
+fn m5_a_tunnels_mtu_is_that_of_the_path_to_its_peer_less_the_headers() {
+    let plan = |felix: &str| {
+        let mut plan = margay::rib::plan(&resources(CLUSTER), "a").unwrap();
+        let mtu = |name: &str| felix.split(' ').find_map(|word| word.strip_prefix(name)?.parse().ok());
+        (plan.settings.vxlan_mtu, plan.settings.ipip_mtu) = (mtu("vxlan="), mtu("ipip="));
+        plan
+    };
+    // The peers are B and C.
+    for (felix, paths, wanted) in [
+        ("", [1500, 1500], [1450, 1450, 1480, 1480, 1500]),
+        ("", [1400, 9000], [1350, 8950, 1380, 8980, 1400]),
+        ("vxlan=1300 ipip=1301", [1500, 1340], [1300, 1290, 1301, 1301, 1500]),
+        ("vxlan=1451 ipip=65535", [1500, 1501], [1450, 1451, 1480, 1481, 1500]),
+    ] {
+        let environment = Environment {
+            endpoints: vec![None; 3],
+            peer_mtus: paths.into(),
+            host_mtu: None,
+            outer_ttl: OuterTtl::default(),
+            icmp_source: None,
+        };
+        let fib = Fib::compile(&plan(felix), &environment).unwrap();
+        let mtus = [B_VXLAN, C_VXLAN, B_IPIP, C_IPIP, B_DIRECT].map(|dst| mtu(&fib, fib.lookup(dst)));
+        assert_eq!(mtus, wanted, "{felix:?} {paths:?}");
+    }
 }
 
 /// RFC 2003 3.1.

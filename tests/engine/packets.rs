@@ -56,6 +56,34 @@ impl Ip {
         Self::new(src, dst, TCP, payload).summed()
     }
 
+    /// What opens a TCP connection, or answers that: these control bits, these options, padded, then data.
+    pub fn syn(src: Ipv4Addr, dst: Ipv4Addr, flags: u8, options: &[u8], data: &[u8]) -> Self {
+        let header_len = (20 + options.len()).next_multiple_of(4);
+        let mut payload = [3000_u16, 80].map(u16::to_be_bytes).concat();
+        payload.extend([
+            0,
+            0,
+            3,
+            0xe8,
+            0,
+            0,
+            0,
+            1,
+            (header_len as u8 / 4) << 4,
+            flags,
+            0xff,
+            0xff,
+            0,
+            0,
+            0,
+            0,
+        ]);
+        payload.extend(options);
+        payload.resize(header_len, 0);
+        payload.extend(data);
+        Self::new(src, dst, TCP, payload).summed()
+    }
+
     /// An ICMP message of this type and code with a right checksum.
     pub fn icmp(src: Ipv4Addr, dst: Ipv4Addr, head: [u8; 2], rest: &[u8]) -> Self {
         let mut payload = [&head[..], &[0, 0], rest].concat();
@@ -101,7 +129,7 @@ impl Ip {
     }
 
     /// TCP or UDP with a right checksum.
-    fn summed(mut self) -> Self {
+    pub fn summed(mut self) -> Self {
         let field = self.field();
         self.payload[field..field + 2].fill(0);
         let sum = match checksum(&[self.pseudo_header(), self.payload.clone()].concat()) {

@@ -68,6 +68,8 @@ pub struct Link {
     pub running: bool,
     /// `veth`, `vxlan`, `tun`, `dummy`, …; `None` for hardware and `lo`.
     pub kind: Option<String>,
+    /// What it stands on (`IFLA_LINK`): a veth's other end, by its index in the namespace where that is.
+    pub link: Option<LinkIndex>,
 }
 
 /// One change of a link; a request carries several.
@@ -315,12 +317,14 @@ fn link_of(answer: RouteNetlinkMessage) -> Option<Link> {
         up: message.header.flags.contains(LinkFlags::Up),
         running: message.header.flags.contains(LinkFlags::Running),
         kind: None,
+        link: None,
     };
     for attribute in message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name = name,
             LinkAttribute::Address(octets) => link.mac = octets.try_into().ok().map(MacAddr),
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+            LinkAttribute::Link(index) => link.link = Some(LinkIndex(index)),
             LinkAttribute::LinkInfo(infos) => {
                 link.kind = infos.iter().find_map(|info| match info {
                     LinkInfo::Kind(kind) => Some(kind.to_string()),

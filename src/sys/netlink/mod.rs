@@ -26,7 +26,7 @@ pub use link::{Link, LinkChange, LinkId, LinkIndex, VethEnd, Vxlan};
 pub use monitor::{Change, Monitor, Topic};
 pub use neighbour::Neighbour;
 pub use netlink_packet_route::neighbour::NeighbourState;
-pub use route::{NextHop, PathTo, Route, RouteKind, Scope};
+pub use route::{LastingPath, NextHop, PathTo, Route, RouteKind, Scope};
 pub use rule::Rule;
 
 /// Larger than any message the kernel sends: it fills dumps in pieces of 32 KiB at most

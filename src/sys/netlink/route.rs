@@ -114,6 +114,16 @@ pub struct PathTo {
     pub mtu: u32,
 }
 
+/// What lets packets for an address through, as long as nobody changes it: not what was learned on the way and will be
+/// forgotten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LastingPath {
+    /// Link that they leave by.
+    pub dev: LinkIndex,
+    /// IP MTU that the route was given, bytes; without it the link's counts.
+    pub mtu: Option<u32>,
+}
+
 /// The neighbour that packets for an address are handed to, where that is all that happens to them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NextHop {
@@ -188,8 +198,36 @@ impl Netlink {
         Ok(answers.iter().find_map(|answer| next_hop_of(answer, address)))
     }
 
+    /// What lets packets for an address through. `None` where they do not leave by a link.
+    ///
+    /// # Errors
+    /// [`super::ErrorKind::Unreachable`] without a route.
+    pub fn lasting_path(&mut self, address: Ipv4Addr) -> Result<Option<LastingPath>> {
+        let find = |netlink: &mut Self, flags| {
+            let answers = netlink.find_route_by(address.into(), flags);
+            answers.map_err(|cause| cause.during(format!("get route to {address}")))
+        };
+        let answers = find(self, RouteFlags::empty())?;
+        let Some(mut path) = answers.iter().find_map(lasting_path_of) else { return Ok(None) };
+        if answers.iter().any(is_learned) {
+            // The route itself, in place of what the kernel made of it (Linux 4.13).
+            let routes = find(self, RouteFlags::FibMatch)?;
+            path.mtu = routes.iter().filter(|route| !is_learned(route)).find_map(metric_of);
+        }
+        Ok(Some(path))
+    }
+
     fn find_route(&mut self, address: IpAddr) -> Result<Vec<RouteNetlinkMessage>, Cause> {
+        self.find_route_by(address, RouteFlags::empty())
+    }
+
+    fn find_route_by(
+        &mut self,
+        address: IpAddr,
+        flags: RouteFlags,
+    ) -> Result<Vec<RouteNetlinkMessage>, Cause> {
         let mut message = RouteMessage::default();
+        message.header.flags = flags;
         message.header.address_family = Family::of(address).wire();
         message.header.destination_prefix_length = if address.is_ipv4() { 32 } else { 128 };
         message.attributes.push(RouteAttribute::Destination(address.into()));
@@ -327,6 +365,33 @@ fn next_hop_of(answer: &RouteNetlinkMessage, address: Ipv4Addr) -> Option<NextHo
         }
     }
     Some(NextHop { dev: dev?, address: hop, mtu })
+}
+
+fn lasting_path_of(answer: &RouteNetlinkMessage) -> Option<LastingPath> {
+    let RouteNetlinkMessage::NewRoute(message) = answer else { return None };
+    let dev = message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Oif(index) => Some(LinkIndex(*index)),
+        _ => None,
+    });
+    let leaves = message.header.kind == RouteType::Unicast;
+    dev.filter(|_| leaves).map(|dev| LastingPath { dev, mtu: metric_of(answer) })
+}
+
+fn metric_of(answer: &RouteNetlinkMessage) -> Option<u32> {
+    let RouteNetlinkMessage::NewRoute(message) = answer else { return None };
+    message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Metrics(metrics) => mtu_of(metrics),
+        _ => None,
+    })
+}
+
+/// What is learned expires.
+fn is_learned(answer: &RouteNetlinkMessage) -> bool {
+    let RouteNetlinkMessage::NewRoute(message) = answer else { return false };
+    message
+        .attributes
+        .iter()
+        .any(|attribute| matches!(attribute, RouteAttribute::CacheInfo(info) if info.expires != 0))
 }
 
 fn mtu_of(metrics: &[RouteMetric]) -> Option<u32> {
