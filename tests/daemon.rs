@@ -376,6 +376,14 @@ fn its_environment_is_as_good_as_its_flags() {
     let mut command = lab.nodes[0].netns.command(margay()).unwrap();
     command.arg("run").env("MARGAY_NODE", "node-y").env("MARGAY_RESOURCES", lab.resources.path());
     run(&mut command).refused_with(&["node-y"]);
+    let ended = run(lab.nodes[0]
+        .netns
+        .command(margay())
+        .unwrap()
+        .args(["run", "--node", "node-a", "--resources"])
+        .arg(lab.resources.path())
+        .env("FELIX_IPINIPMTU", "none"));
+    ended.refused_with(&["FELIX_IPINIPMTU", "none", "65535"]);
     // A flag goes before the variable, and a value that makes no sense is told with the flag's name.
     let ended = run(command.env("MARGAY_IPIP_TTL", "0"));
     assert!(ended.code == Some(2) && ended.error.contains("--ipip-ttl"), "{ended:?}");

@@ -123,11 +123,11 @@ fn the_pods_mtu_follows_the_mtu_of_a_route_to_a_peer() {
 #[test]
 fn settings_lower_the_mtu_and_say_so() {
     for (mode, spec, mtu, reason) in [
-        (Mode::Vxlan, "vxlanMTU: 1400", 1400, "1400: vxlanMTU of the FelixConfiguration"),
+        (Mode::Vxlan, "vxlanMTU: 1400", 1400, "1400: Felix's vxlanMTU"),
         (Mode::Vxlan, "vxlanMTU: 1451", 1450, "1450: underlay eth0 1500 - VXLAN 50"),
-        (Mode::Ipip, "ipipMTU: 1399", 1399, "1399: ipipMTU of the FelixConfiguration"),
+        (Mode::Ipip, "ipipMTU: 1399", 1399, "1399: Felix's ipipMTU"),
         (Mode::Ipip, "ipipMTU: 9000", 1480, "1480: underlay eth0 1500 - IPIP 20"),
-        (Mode::Vxlan, "mtu: 1234", 1234, "1234: mtu of the FelixConfiguration"),
+        (Mode::Vxlan, "mtu: 1234", 1234, "1234: Felix's mtu"),
         (
             Mode::Vxlan,
             "mtuIfacePattern: ^other",

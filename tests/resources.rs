@@ -5,7 +5,8 @@ use std::path::Path;
 
 use margay::datastore::{self, FileError, LoadError};
 use margay::resource::{
-    Attach, Claim, Mode, MssClamp, MtuSetting, Parsed, PoolUse, Resource, Resources, Scope, parse,
+    Attach, Claim, FelixConfiguration, Mode, MssClamp, MtuSetting, Parsed, PoolUse, Resource, Resources,
+    Scope, parse,
 };
 use proptest::prelude::*;
 
@@ -167,6 +168,45 @@ fn felix_settings_and_their_scope() {
     assert_eq!((felix.vxlan_port, felix.vxlan_vni), (Some(4790), Some(0xff_ffff)));
     assert_eq!(felix.vxlan_mtu, Some(MtuSetting::Auto));
     assert_eq!((felix.ipip_mtu, felix.mtu), (Some(MtuSetting::Bytes(1400)), None));
+}
+
+/// Felix's names, Felix's order: the environment, the node's own, everybody's.
+#[test]
+fn felix_settings_in_the_environment() {
+    let of = |variables: &[(&str, &str)]| {
+        let variables: Vec<(String, String)> =
+            variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        FelixConfiguration::of_environment(move |name| {
+            variables.iter().find_map(|(known, value)| (known == name).then(|| value.clone()))
+        })
+    };
+    let none = of(&[]).unwrap();
+    assert_eq!((none.scope, none.vxlan_mtu, none.vxlan_port), (Scope::Environment, None, None));
+    let some = of(&[
+        ("FELIX_IPINIPMTU", "1400"),
+        ("FELIX_VXLANMTU", "0"),
+        ("FELIX_MTUIFACEPATTERN", "^en"),
+        ("FELIX_MTU", "x"),
+    ]);
+    let some = some.unwrap();
+    assert_eq!((some.ipip_mtu, some.vxlan_mtu), (Some(MtuSetting::Bytes(1400)), Some(MtuSetting::Auto)));
+    assert_eq!((some.mtu_iface_pattern.as_deref(), some.mtu), (Some("^en"), None));
+    for (variable, value, error) in [
+        ("FELIX_VXLANMTU", "large", "\"large\" is not 0 (automatic) or a whole number from 68 to 65535"),
+        ("FELIX_MTUIFACEPATTERN", "(", "\"(\" is not a regular expression (e.g. ^eth.*)"),
+        ("FELIX_VXLANPORT", "65536", "65536 is not a whole number from 1 to 65535"),
+    ] {
+        assert_eq!(of(&[(variable, value)]).unwrap_err(), format!("{variable}: {error}"));
+    }
+
+    let felix =
+        |name, mtu| yaml("FelixConfiguration", name, &format!("vxlanMTU: {mtu}\nipipMTU: {mtu}\nmtu: {mtu}"));
+    let node = yaml("Node", "a", "bgp: {ipv4Address: 10.0.0.1/24}");
+    let text = [node, felix("default", 1300), felix("node.a", 1200)].join("---\n");
+    let mut resources = Resources::build([parse("test.yaml", &text)]).unwrap();
+    resources.felix.push(of(&[("FELIX_VXLANMTU", "1100")]).unwrap());
+    let settings = margay::rib::plan(&resources, "a").unwrap().settings;
+    assert_eq!((settings.vxlan_mtu, settings.ipip_mtu, settings.mtu), (Some(1100), Some(1200), Some(1200)));
 }
 
 #[test]

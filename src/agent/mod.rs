@@ -28,6 +28,7 @@ use crossbeam::channel::{Receiver, at, never, select};
 use crate::dataplane::{Event, PortId};
 use crate::datastore::{self, LoadError, Watcher};
 use crate::fib::{Attachment, CompileError, EndpointId, Environment, Fib, OuterTtl, Publication};
+use crate::resource::FelixConfiguration;
 use crate::rib::{self, EndpointPlan, NodePlan, PlanError};
 use crate::sys::netlink::{Change, ErrorKind, Netlink, NetlinkError};
 
@@ -63,6 +64,8 @@ pub struct Config {
     pub icmp_source: Option<Ipv4Addr>,
     /// Who cuts IPIP's super-frames.
     pub ipip_offload: IpipOffload,
+    /// Settings that go before those of the resources.
+    pub felix: FelixConfiguration,
 }
 
 /// Who cuts the super-frames that leave by IPIP.
@@ -632,7 +635,8 @@ fn not_alone(error: &io::Error) -> String {
 }
 
 fn load(config: &Config, told: &mut BTreeSet<String>) -> Result<NodePlan, AgentError> {
-    let resources = datastore::load(&config.resources)?;
+    let mut resources = datastore::load(&config.resources)?;
+    resources.felix.push(config.felix.clone());
     for notice in resources.notices.iter().map(ToString::to_string) {
         if told.insert(notice.clone()) {
             tracing::info!("{notice}");

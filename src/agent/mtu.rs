@@ -193,9 +193,9 @@ impl fmt::Display for PodMtu {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.bytes)?;
         let (path, peer, encap) = match &self.why {
-            Why::Set => return f.write_str("mtu of the FelixConfiguration"),
-            Why::Lowered(Encap::Vxlan) => return f.write_str("vxlanMTU of the FelixConfiguration"),
-            Why::Lowered(_) => return f.write_str("ipipMTU of the FelixConfiguration"),
+            Why::Set => return f.write_str("Felix's mtu"),
+            Why::Lowered(Encap::Vxlan) => return f.write_str("Felix's vxlanMTU"),
+            Why::Lowered(_) => return f.write_str("Felix's ipipMTU"),
             Why::Way { path, peer, encap } => (path, peer, *encap),
         };
         match (&path.limit, peer) {

@@ -16,6 +16,7 @@ use crate::agent::{Agent, Config, Counts, IpipOffload, Signal};
 use crate::dataplane::antispoof::is_martian;
 use crate::datastore;
 use crate::fib::OuterTtl;
+use crate::resource::FelixConfiguration;
 use crate::sys::{limits, privileges};
 use crate::verdict::{DropReason, PuntReason, Sent};
 
@@ -25,7 +26,8 @@ use crate::verdict::{DropReason, PuntReason, Sent};
 The resources are Calico's own (projectcalico.org/v3): Node, IPPool, BlockAffinity, WorkloadEndpoint and \
 FelixConfiguration, as YAML or JSON files in one directory. A change of a file is applied by itself; SIGHUP reads \
 all again. A resource that is wrong never stops what works: the daemon says what is wrong and keeps the last good \
-state.\n\n\
+state. FELIX_IPINIPMTU, FELIX_VXLANMTU, FELIX_MTUIFACEPATTERN, FELIX_VXLANPORT and FELIX_VXLANVNI in the environment go \
+before the FelixConfiguration, as in Calico.\n\n\
 Needs CAP_NET_RAW and CAP_NET_ADMIN in this network namespace, /dev/net/tun, and CAP_SYS_ADMIN over the pods' \
 namespaces. Try it first: margay check DIR shows what each node would route where; margay demo shows it at work.")]
 pub struct Args {
@@ -126,6 +128,7 @@ fn daemon(args: Args) -> Result<(), Box<dyn std::error::Error>> {
         outer_ttl: args.ipip_ttl,
         icmp_source: args.icmp_source,
         ipip_offload: args.ipip_offload,
+        felix: FelixConfiguration::of_environment(|name| std::env::var(name).ok())?,
     })?;
     say(&format!("{}margay: ready\n", agent.screen()));
     let counts = agent.run(&watcher, &signals)?;

@@ -1,10 +1,12 @@
 //! FelixConfiguration: the settings of the data plane.
 
+use std::collections::BTreeSet;
+
 use regex::Regex;
 use serde_json::{Map, Value};
 
 use super::section::{Report, Section};
-use super::{Meta, Notice};
+use super::{Meta, Notice, Origin, ResourceError};
 
 /// Which nodes a FelixConfiguration speaks to, as its name says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,6 +15,8 @@ pub enum Scope {
     Everywhere,
     /// `node.<name>`: this node, in preference to `default`, field by field.
     Node(String),
+    /// Felix's environment variables: this node, in preference to all others.
+    Environment,
 }
 
 /// An MTU setting. In Felix 0 means "find out", which as a node's own setting overrides a number
@@ -81,6 +85,47 @@ pub(super) fn read(
         mtu,
         mtu_iface_pattern,
     })
+}
+
+/// Felix's names of environment variables, and the fields that they stand for.
+const VARIABLES: [(&str, &str); 5] = [
+    ("FELIX_IPINIPMTU", "ipipMTU"),
+    ("FELIX_MTUIFACEPATTERN", "mtuIfacePattern"),
+    ("FELIX_VXLANMTU", "vxlanMTU"),
+    ("FELIX_VXLANPORT", "vxlanPort"),
+    ("FELIX_VXLANVNI", "vxlanVNI"),
+];
+
+impl FelixConfiguration {
+    /// What Felix's environment variables say; `value_of` gives a variable's value.
+    ///
+    /// # Errors
+    /// A value that the field cannot have, with the variable's name.
+    pub fn of_environment(value_of: impl Fn(&str) -> Option<String>) -> Result<Self, String> {
+        let mut spec = Map::new();
+        for (variable, field) in VARIABLES {
+            let Some(text) = value_of(variable) else { continue };
+            let value = text.parse::<u64>().map_or_else(|_| Value::String(text), Value::from);
+            configuration_of([(field.to_owned(), value.clone())].into_iter().collect())
+                .map_err(|problem| format!("{variable}: {problem}"))?;
+            spec.insert(field.to_owned(), value);
+        }
+        configuration_of(spec)
+    }
+}
+
+/// The configuration with this `spec`, or the first thing that is wrong with it.
+fn configuration_of(spec: Map<String, Value>) -> Result<FelixConfiguration, String> {
+    let origin = Origin { source: "environment".into(), document: 1, item: None };
+    let (mut errors, mut notices) = (Vec::new(), BTreeSet::new());
+    let meta = Meta { name: "default".to_owned(), origin: origin.clone() };
+    let object = [("spec".to_owned(), Value::Object(spec))].into_iter().collect();
+    let read = read(meta, &object, &mut Report::new(&origin, KIND, &mut errors, &mut notices));
+    match (read, errors.into_iter().next()) {
+        (Some(felix), None) => Ok(FelixConfiguration { scope: Scope::Environment, ..felix }),
+        (_, Some(ResourceError::Field { problem, .. })) => Err(problem),
+        (_, other) => Err(other.map_or_else(String::new, |error| error.to_string())),
+    }
 }
 
 const A_PATTERN: &str = "a regular expression (e.g. ^eth.*)";

@@ -456,11 +456,12 @@ fn endpoint_plan(endpoint: &WorkloadEndpoint, addresses: Vec<IpAddr>) -> Endpoin
     }
 }
 
-/// Felix's order: the node's own configuration before `default`, field by field, then the defaults.
+/// Felix's order: its environment, the node's own configuration, `default`, field by field, then the defaults.
 fn settings(resources: &Resources, node: &str) -> Settings {
     let own = resources.felix.iter().find(|felix| felix.scope == Scope::Node(node.to_owned()));
     let common = resources.felix.iter().find(|felix| felix.scope == Scope::Everywhere);
-    let layers = [own, common];
+    let environment = resources.felix.iter().find(|felix| felix.scope == Scope::Environment);
+    let layers = [environment, own, common];
     let layers = || layers.iter().flatten();
     let bytes = |setting: Option<MtuSetting>| match setting {
         Some(MtuSetting::Bytes(bytes)) => Some(bytes),
