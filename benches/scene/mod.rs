@@ -376,7 +376,7 @@ fn compile(remote: &[(Ipv4Addr, u8, usize, Encap)]) -> Fib {
     };
     let environment = Environment {
         endpoints: endpoints().map(|id| Some(Attachment { id, mtu: 1450 })).collect(),
-        peer_mtus: vec![1500; PEERS as usize],
+        peer_mtus: vec![1500; PEERS],
         host_mtu: Some(1500),
         outer_ttl: OuterTtl::default(),
         icmp_source: None,
