@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use lab::{build, margay, reaches, start, until};
+use lab::{build, margay, reaches, start, until, until_ended};
 use margay::rib::Attach;
 use margay::sys::netlink::{Family, LinkChange, Vxlan};
 use margay::sys::netns::Netns;
@@ -101,13 +101,7 @@ fn nothing_is_left(lab: &Lab) {
 fn end_with(lab: &mut Lab, node: usize, signal: Signal) -> String {
     let daemon = lab.nodes[node].daemon().unwrap();
     daemon.signal(signal).unwrap();
-    let process = format!("/proc/{}", daemon.pid());
-    // A zombie of one thread: ended, and not waited for until the lab does that.
-    until("the daemon's end", || {
-        let threads = std::fs::read_dir(format!("{process}/task")).map_or(0, Iterator::count);
-        let state = std::fs::read_to_string(format!("{process}/stat")).unwrap_or_default();
-        threads == 1 && state.rsplit(')').next().is_some_and(|rest| rest.starts_with(" Z"))
-    });
+    until_ended(daemon.pid());
     let daemon = lab.nodes[node].daemon().unwrap();
     until("its last words", || signal == Signal::SIGKILL || daemon.output().contains("frames in"));
     daemon.output()

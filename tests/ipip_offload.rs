@@ -98,7 +98,7 @@ fn the_kernel_cuts_where_the_interface_takes_no_super_frames() {
 /// The program goes with the daemon: what others send with its mark is nobody's business.
 #[test]
 fn without_the_option_margay_cuts() {
-    let lab = start(LabSpec::new(Mode::Ipip), &[]);
+    let lab = start(LabSpec::new(Mode::Ipip), &["--ipip-offload", "off"]);
     let frames = some_traffic(&lab);
     assert!(check(&lab, &frames, 64) > 0);
     assert_eq!(longest(&frames), 1514);

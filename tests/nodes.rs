@@ -14,7 +14,7 @@ use lab::{
 };
 use margay::rib::Attach;
 use margay::sys::netlink::LinkChange;
-use margay::testbed::{Capture, Frame, Lab, LabSpec, Mode, Ping, Pod, Topology, ping};
+use margay::testbed::{Capture, Frame, Lab, LabSpec, Mode, Node, Ping, Pod, Topology, ping};
 
 const MEGABYTE: u64 = 1_000_000;
 
@@ -40,20 +40,26 @@ fn hops_across(lab: &Lab, wears: Wears) -> u8 {
     2 + u8::from(lab.spec.topology == Topology::Routed && wears == Wears::Nothing)
 }
 
-/// Echo requests from node-a's pod to node-b's, seen on node-a's cable.
+/// Echo requests from node-a's pod to node-b's, and the replies, seen where they arrive.
 fn on_the_underlay(lab: &Lab, wears: Wears) {
     let [a, b] = &lab.nodes;
     let (from, to) = (&a.pods[0], &b.pods[0]);
-    let capture = Capture::start(&a.netns, "eth0").unwrap();
+    let captures = [a, b].map(|node| Capture::start(&node.netns, "eth0").unwrap());
     reaches_once(from, to, hops_across(lab, wears));
-    let frames = capture.stop();
+    let [replies, requests] = captures.map(Capture::stop);
+    let arrived = |node: &Node, frames: Vec<Frame>| {
+        let mac = node.netns.netlink().unwrap().link("eth0").unwrap().mac.unwrap();
+        frames.into_iter().filter(move |frame| frame.bytes[6..12] != mac.0)
+    };
+    let frames: Vec<Frame> = arrived(b, requests).chain(arrived(a, replies)).collect();
+    let ttl = 65 - hops_across(lab, wears);
     let (mut requests, mut replies) = (0, 0);
     for frame in &frames {
         let Some(outer) = Packet::of_frame(&frame.bytes) else { continue };
         let Some(inner) = undressed(lab, &outer, wears) else { continue };
         match inner.icmp() {
             Some(ECHO_REQUEST) => {
-                assert_eq!((inner.source, inner.destination, inner.ttl), (from.address, to.address, 63));
+                assert_eq!((inner.source, inner.destination, inner.ttl), (from.address, to.address, ttl));
                 requests += 1;
             }
             Some(ECHO_REPLY) => replies += 1,

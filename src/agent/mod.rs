@@ -68,10 +68,12 @@ pub struct Config {
     pub felix: FelixConfiguration,
 }
 
-/// Who cuts the super-frames that leave by IPIP.
+/// How frames leave by IPIP, and who cuts their super-frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IpipOffload {
-    /// Margay.
+    /// Margay cuts. By AF_XDP where the interface has no queueing discipline, else by a packet socket.
+    Auto,
+    /// Margay cuts. By a packet socket.
     Off,
     /// The kernel, or the network card, after a BPF program on the underlay interface has put the outer header in front.
     Bpf,
@@ -189,7 +191,7 @@ impl Agent {
         let guard = Guard::new(&needs.interface.name)?;
         // Before anything is asked for: what changes afterwards is told.
         let changes = next_hops::listen()?;
-        let underlay = Underlay::open(needs, &config, &workers)?;
+        let underlay = Underlay::open(needs, &config, &workers, None)?;
         let host = config
             .host_interface
             .as_deref()
@@ -375,7 +377,7 @@ impl Agent {
             if needs.interface.name != self.guard.interface() {
                 self.guard = Guard::new(&needs.interface.name)?;
             }
-            self.underlay = Underlay::open(needs.clone(), &self.config, &self.workers)?;
+            self.underlay = Underlay::open(needs.clone(), &self.config, &self.workers, Some(&self.underlay))?;
             self.lost.remove(&Side::Underlay);
         }
         match self.host.as_mut().map(|host| host.follow(&self.plan, mtu.bytes)) {
@@ -620,7 +622,7 @@ impl Agent {
         if needs != *self.underlay.needs() {
             return self.reconcile();
         }
-        self.underlay = Underlay::open(needs, &self.config, &self.workers)?;
+        self.underlay = Underlay::open(needs, &self.config, &self.workers, Some(&self.underlay))?;
         Ok(self.underlay.follow(own_prefixes(&self.plan), &next_hops::peers(&self.plan))?)
     }
 }

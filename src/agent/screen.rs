@@ -46,7 +46,7 @@ pub(super) fn render(agent: &Agent) -> String {
     match needs.ipip {
         true => {
             let cut = match agent.config.ipip_offload {
-                IpipOffload::Off => "cut by margay",
+                IpipOffload::Auto | IpipOffload::Off => "cut by margay",
                 IpipOffload::Bpf => "of TCP cut by the kernel, their outer headers by BPF",
             };
             let ttl = agent.config.outer_ttl;
@@ -59,8 +59,9 @@ pub(super) fn render(agent: &Agent) -> String {
         "next hops",
         match &agent.underlay.next_hops {
             Ok(_) => format!(
-                "ipip and direct out by packet socket on {}, by raw socket to who is not resolved",
-                underlay.name
+                "ipip and direct out by packet socket on {}, by raw socket to who is not resolved{}",
+                underlay.name,
+                express(agent)
             ),
             Err(reason) => format!("ipip and direct out by raw socket: {reason}"),
         },
@@ -94,4 +95,19 @@ pub(super) fn render(agent: &Agent) -> String {
         line("", format!("{name}: NOT ATTACHED: {error}"));
     }
     out
+}
+
+/// What is to be said of AF_XDP, if anything.
+fn express(agent: &Agent) -> String {
+    match &agent.underlay.express {
+        Ok(senders) => format!(
+            "; ipip of {} of {} workers by AF_XDP, which captures do not show (--ipip-offload off)",
+            senders.iter().flatten().count(),
+            senders.len()
+        ),
+        Err(reason) if agent.config.ipip_offload == IpipOffload::Auto && agent.underlay.needs().ipip => {
+            format!("; not by AF_XDP: {reason}")
+        }
+        Err(_) => String::new(),
+    }
 }

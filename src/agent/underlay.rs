@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use ipnet::Ipv4Net;
 use socket2::Socket;
@@ -14,6 +15,7 @@ use super::{Config, IpipOffload};
 use crate::dataplane::PortId;
 use crate::fib::OuterTtl;
 use crate::io::Port;
+use crate::io::express::{Express, MAX_MTU};
 use crate::io::link::{Link, Super};
 use crate::io::packet::PacketPort;
 use crate::io::raw::RawPort;
@@ -22,8 +24,9 @@ use crate::rib::{Encap, NodePlan, Target};
 use crate::sys::bpf;
 use crate::sys::filter::Filter;
 use crate::sys::ipsec;
-use crate::sys::netlink;
+use crate::sys::netlink::{self, LinkIndex, Netlink};
 use crate::sys::socket::{self, Seen};
+use crate::sys::xdp::Sender;
 use crate::wire::MacAddr;
 
 /// Source ports that VXLAN flows are spread over.
@@ -83,6 +86,8 @@ pub(super) struct Underlay {
     /// Each worker's packet socket: its filter follows this node's blocks.
     packet_sockets: Vec<Arc<Socket>>,
     blocks: Vec<Ipv4Net>,
+    /// Each worker's AF_XDP socket for IPIP, if its queue is there; or why it leaves by packet sockets.
+    pub(super) express: Result<Vec<Option<Arc<Mutex<Sender>>>>, String>,
     /// The peers' next hops; or why everything leaves by the raw socket.
     pub(super) next_hops: Result<Follower, String>,
 }
@@ -99,6 +104,10 @@ pub(super) struct Needs {
     pub(super) vxlan: Option<u16>,
     /// The kernel has IPsec policies, or does not say.
     ipsec: bool,
+    /// What leaves by the interface passes a queueing discipline, or the kernel does not say.
+    is_queued: bool,
+    /// The interface takes frames that a sender by AF_XDP has no room for.
+    is_jumbo: bool,
 }
 
 impl Needs {
@@ -121,6 +130,9 @@ impl Needs {
                 || plan.routes.iter().any(|route| by_route(route.target))
         };
         let link = link_of(&interface.name);
+        let is_jumbo = link.as_ref().is_some_and(|link| link.mtu > u32::from(MAX_MTU));
+        let is_queued = Netlink::open().and_then(|mut netlink| netlink.is_queued(LinkIndex(interface.index)));
+        let is_queued = is_queued.unwrap_or(true);
         Ok(Needs {
             interface: Interface {
                 mac: link.filter(|link| link.is_ethernet).and_then(|link| link.mac),
@@ -131,20 +143,31 @@ impl Needs {
             ipip: uses(Encap::Ipip),
             vxlan: uses(Encap::Vxlan).then_some(plan.settings.vxlan_port),
             ipsec: ipsec::has_policies().unwrap_or(true),
+            is_queued,
+            is_jumbo,
         })
     }
 }
 
 impl Underlay {
-    /// Opens the sockets and gives each worker its own.
+    /// Opens the sockets and gives each worker its own, but for those of `before` of which there can be one only.
     ///
     /// # Errors
     /// [`UnderlayError::Socket`]; then the workers have kept what they had.
-    pub(super) fn open(needs: Needs, config: &Config, workers: &Workers) -> Result<Self, UnderlayError> {
+    pub(super) fn open(
+        needs: Needs,
+        config: &Config,
+        workers: &Workers,
+        before: Option<&Underlay>,
+    ) -> Result<Self, UnderlayError> {
         let count = workers.count();
         let sender = Arc::new(opened("the raw socket that sends to peers", socket::raw_sender())?);
         let next_hops = follower(&needs);
         let ipip = ipip_super(&needs, &next_hops, config)?;
+        let express = match express_refused(&needs, &next_hops, config) {
+            Some(reason) => Err(reason),
+            None => express(&needs.interface, count, before),
+        };
         let link = |kind| match &next_hops {
             Ok(follower) => link(&needs.interface, follower, kind).map(Some),
             Err(_) => Ok(None),
@@ -158,7 +181,11 @@ impl Underlay {
                 let share = Filter::share_of_ipip(index, count);
                 let receiver = socket::ipip_receiver(needs.address, &share);
                 let receiver = opened("the raw socket for IPIP (protocol 4)", receiver)?;
-                let port = RawPort::ipip(receiver, Arc::clone(&sender), link(ipip.clone())?);
+                let ipip = match express.as_ref().ok().and_then(|senders| senders[index].as_ref()) {
+                    Some(sender) => Super::Express(Express::new(Arc::clone(sender))),
+                    None => ipip.clone(),
+                };
+                let port = RawPort::ipip(receiver, Arc::clone(&sender), link(ipip)?);
                 ports.push((index, PortId::Ipip, Box::new(port)));
             }
             if let (Some(port), Some(senders)) = (needs.vxlan, senders.next()) {
@@ -185,7 +212,7 @@ impl Underlay {
         if needs.vxlan.is_none() {
             workers.detach(PortId::Vxlan);
         }
-        Ok(Underlay { needs, packet_sockets, blocks: Vec::new(), next_hops })
+        Ok(Underlay { needs, packet_sockets, blocks: Vec::new(), express, next_hops })
     }
 
     /// What it was opened for.
@@ -249,7 +276,7 @@ fn ipip_super(
     next_hops: &Result<Follower, String>,
     config: &Config,
 ) -> Result<Super, UnderlayError> {
-    if config.ipip_offload == IpipOffload::Off || !needs.ipip {
+    if config.ipip_offload != IpipOffload::Bpf || !needs.ipip {
         return Ok(Super::Cut);
     }
     let refused = |reason: String| UnderlayError::IpipOffload(reason);
@@ -265,6 +292,49 @@ fn ipip_super(
     };
     let program = bpf::attach_ipip(needs.interface.index, bpf::OuterIpip { mac, local, ttl });
     program.map(|program| Super::Prepended(Arc::new(program))).map_err(|error| refused(error.to_string()))
+}
+
+/// Why IPIP does not leave by AF_XDP.
+fn express_refused(needs: &Needs, next_hops: &Result<Follower, String>, config: &Config) -> Option<String> {
+    let name = &needs.interface.name;
+    match next_hops {
+        _ if config.ipip_offload != IpipOffload::Auto => Some("--ipip-offload".into()),
+        _ if !needs.ipip => Some("there is no IPIP".into()),
+        Err(reason) => Some(reason.clone()),
+        // It would pass by what somebody put there, or the driver's queue with what would have held it back.
+        Ok(_) if needs.is_queued => Some(format!("{name} has a queueing discipline")),
+        Ok(_) if needs.is_jumbo => Some(format!("the MTU of {name} is above {MAX_MTU}")),
+        Ok(_) => None,
+    }
+}
+
+/// Worker `i` has queue `i`: the first one at least.
+fn express(
+    interface: &Interface,
+    workers: usize,
+    before: Option<&Underlay>,
+) -> Result<Vec<Option<Arc<Mutex<Sender>>>>, String> {
+    let before = before.filter(|before| before.needs.interface.index == interface.index);
+    let open = |queue: usize| match before.and_then(|before| before.express.as_ref().ok()?[queue].as_ref()) {
+        Some(sender) => Ok(Arc::clone(sender)),
+        None => open_express(interface.index, queue as u32).map(|sender| Arc::new(Mutex::new(sender))),
+    };
+    let mut senders = vec![Some(open(0).map_err(|error| format!("no AF_XDP socket ({error})"))?)];
+    senders.extend((1..workers).map(|queue| open(queue).ok()));
+    Ok(senders)
+}
+
+/// Tries for a while: the kernel frees the queue of a daemon that has ended a little later.
+fn open_express(interface: u32, queue: u32) -> io::Result<Sender> {
+    const TRIES: u32 = 20;
+    const PAUSE: Duration = Duration::from_millis(10);
+    for _ in 1..TRIES {
+        match Sender::open(interface, queue) {
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => std::thread::sleep(PAUSE),
+            other => return other,
+        }
+    }
+    Sender::open(interface, queue)
 }
 
 /// This node's own blocks and its endpoints' addresses outside them: what peers send here.

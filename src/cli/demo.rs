@@ -84,6 +84,8 @@ fn show(args: &Args, machine: &Machine, binary: PathBuf, out: &mut dyn Write) ->
     for remark in &machine.remarks {
         writeln!(out, "{remark}")?;
     }
+    // What leaves is shown as captures on both nodes see it.
+    let arguments = [machine.arguments, &["--ipip-offload", "off"]].concat();
     let mut outcomes = Vec::new();
     for (title, spec, on_wire) in scenes(args.mode) {
         let scene = Scene {
@@ -91,7 +93,7 @@ fn show(args: &Args, machine: &Machine, binary: PathBuf, out: &mut dyn Write) ->
             spec: LabSpec { attach: machine.attach, ..spec },
             on_wire,
             binary: &binary,
-            arguments: machine.arguments,
+            arguments: &arguments,
             duration: Duration::from_secs_f64(args.seconds),
         };
         outcomes.push(scene.play(out)?);

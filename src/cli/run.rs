@@ -55,9 +55,11 @@ pub struct Args {
     /// node, or they drop it as forged [default: the node's tunnel address, else its own address]
     #[arg(long, env = "MARGAY_ICMP_SOURCE", value_name = "ADDRESS", value_parser = icmp_source)]
     icmp_source: Option<Ipv4Addr>,
-    /// Who cuts TCP super-frames for IPIP: "off" for margay itself, "bpf" for the kernel or the network card, after a
-    /// small BPF program on the underlay interface has put the outer header in front (Linux 6.6, CAP_BPF)
-    #[arg(long, env = "MARGAY_IPIP_OFFLOAD", value_name = "HOW", default_value = "off", value_parser = ipip_offload)]
+    /// How IPIP leaves: "auto" by AF_XDP where the underlay interface has no queueing discipline, which is faster, but
+    /// captures on this node do not show it; "off" by a packet socket, which they do; with "bpf" the kernel or the network
+    /// card cuts TCP super-frames, after a small BPF program on the interface has put the outer header in front (Linux
+    /// 6.6, CAP_BPF)
+    #[arg(long, env = "MARGAY_IPIP_OFFLOAD", value_name = "HOW", default_value = "auto", value_parser = ipip_offload)]
     ipip_offload: IpipOffload,
     /// What to log: error, warn, info, debug, trace, or a filter of tracing's EnvFilter
     #[arg(long, env = "MARGAY_LOG", value_name = "LEVEL", default_value = "info")]
@@ -85,9 +87,10 @@ fn icmp_source(text: &str) -> Result<Ipv4Addr, String> {
 
 fn ipip_offload(text: &str) -> Result<IpipOffload, String> {
     match text {
+        "auto" => Ok(IpipOffload::Auto),
         "off" => Ok(IpipOffload::Off),
         "bpf" => Ok(IpipOffload::Bpf),
-        _ => Err("want off or bpf".into()),
+        _ => Err("want auto, off or bpf".into()),
     }
 }
 

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crossbeam::channel::Sender;
 use socket2::Socket;
 
+use super::express::Express;
 use super::offload::LINK_LEN;
 use super::vnet;
 use crate::buf::{Frame, Offload, Pool, Segmentation};
@@ -96,6 +97,8 @@ impl NextHops {
 pub enum Super {
     /// Nothing: margay cuts, because no virtio-net header can say "IPIP".
     Cut,
+    /// Nothing, and its segments and all other frames leave past the packet socket, as far as that takes them.
+    Express(Express),
     /// All: it goes whole, with partial checksums.
     Whole,
     /// IPIP's of TCP go whole and without their outer headers, which the program puts there before the kernel cuts.
@@ -107,7 +110,7 @@ pub enum Super {
 pub struct Link {
     pub(super) socket: Socket,
     hops: Reader<NextHops>,
-    kind: Super,
+    pub(super) kind: Super,
 }
 
 impl Link {
@@ -129,7 +132,7 @@ impl Link {
         let Some(hop) = self.hops.current().of(frame.peer) else { return false };
         hop.usage.note();
         match &self.kind {
-            Super::Cut => front(pool, frame, Offload::default(), &hop.header),
+            Super::Cut | Super::Express(_) => front(pool, frame, Offload::default(), &hop.header),
             Super::Whole => front(pool, frame, frame.offload, &hop.header) && done(frame),
             Super::Prepended(_) if is_tcp(frame.offload) => {
                 leave_outer(pool, frame, &hop.header).is_some() && done(frame)

@@ -10,6 +10,7 @@ use std::os::fd::RawFd;
 use crate::buf::{Frame, Pool};
 
 mod burst;
+pub mod express;
 pub mod join;
 pub mod link;
 pub mod memory;

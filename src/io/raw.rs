@@ -7,7 +7,7 @@ use std::sync::Arc;
 use socket2::Socket;
 
 use super::burst::{self, Burst, Sending, Way};
-use super::link::Link;
+use super::link::{Link, Super};
 use super::offload::{Outer, complete_checksum};
 use super::{BATCH, FRAMES, Port, Rx, TxReport, UNDERLAY_PATIENCE};
 use crate::buf::{Frame, Pool};
@@ -77,6 +77,9 @@ impl Port for RawPort {
     fn tx(&mut self, pool: &mut Pool, batch: &mut Vec<Frame>) -> TxReport {
         let mut report = TxReport::default();
         self.part(pool, batch);
+        if let Some(Link { kind: Super::Express(express), .. }) = &self.link {
+            report.sent += express.send(pool, batch, &mut self.by_link);
+        }
         let frame = |index: &u16| &batch[usize::from(*index)];
         if let Some(link) = self.link.as_ref().filter(|_| !self.by_link.is_empty()) {
             let mut sending = self.burst.sending(link.socket.as_fd(), UNDERLAY_PATIENCE);

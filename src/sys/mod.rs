@@ -15,6 +15,7 @@
 //! | [`limits`] | resource limits |
 //! | [`privileges`] | capabilities(7), no_new_privs |
 //! | [`mmsg`] | recvmmsg(2), sendmmsg(2) |
+//! | [`xdp`] | AF_XDP sockets that only send |
 
 #![allow(unsafe_code)]
 
@@ -32,3 +33,4 @@ pub mod scheduling;
 pub mod socket;
 pub mod tun;
 pub mod userns;
+pub mod xdp;

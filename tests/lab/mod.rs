@@ -1,6 +1,7 @@
 //! What the tests in namespaces share: a lab that runs, and claims about its traffic.
 #![allow(dead_code, reason = "every test binary uses a part of it")]
 
+use std::io::{Error, Read};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant};
 use etherparse::Ipv4HeaderSlice;
 use margay::sys::netns::Netns;
 use margay::testbed::{Capture, Frame, Lab, LabSpec, Ping, Pod, ping, transfer, udp_echo};
+use socket2::{Domain, Socket, Type};
 
 /// The program under test.
 pub(crate) fn margay() -> &'static Path {
@@ -36,6 +38,16 @@ pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
+/// Waits until a child is a zombie of one thread: ended, and not waited for.
+pub(crate) fn until_ended(pid: u32) {
+    let process = format!("/proc/{pid}");
+    until("the daemon's end", || {
+        let threads = std::fs::read_dir(format!("{process}/task")).map_or(0, Iterator::count);
+        let state = std::fs::read_to_string(format!("{process}/stat")).unwrap_or_default();
+        threads == 1 && state.rsplit(')').next().is_some_and(|rest| rest.starts_with(" Z"))
+    });
+}
+
 /// Processes that have `text` in an argument. One that has ended but was not waited for has no arguments.
 pub(crate) fn processes_naming(text: &str) -> Vec<String> {
     let naming = |pid: &String| {
@@ -51,6 +63,56 @@ pub(crate) fn processes_naming(text: &str) -> Vec<String> {
 pub(crate) fn sysctl(netns: &Netns, name: &str, value: &str) {
     let path = format!("/proc/sys/{name}");
     netns.run(|| std::fs::write(&path, value)).unwrap().unwrap_or_else(|error| panic!("{path}: {error}"));
+}
+
+// linux/pkt_sched.h
+const TC_H_ROOT: u32 = u32::MAX;
+const TCA_TBF_PARMS: u16 = 1;
+const TCA_TBF_BURST: u16 = 6;
+
+/// Has a node's underlay send so many bytes a second, and keep what is more: the sockets fill. A token bucket
+/// (`tc qdisc replace dev eth0 root tbf`), asked for by route netlink.
+pub(crate) fn slow_down(netns: &Netns, bytes_per_second: u32) {
+    let underlay = netns.netlink().unwrap().link("eth0").unwrap().index;
+    let answer = netns.run(|| ask(&token_bucket(underlay.0, bytes_per_second))).unwrap().unwrap();
+    // nlmsgerr: the error stands after the header of 16 bytes.
+    let errno = -i32::from_ne_bytes(answer[16..20].try_into().unwrap());
+    assert_eq!(errno, 0, "this test needs a kernel with sch_tbf: {}", Error::from_raw_os_error(errno));
+}
+
+/// One request of route netlink, and the answer.
+fn ask(request: &[u8]) -> std::io::Result<Vec<u8>> {
+    let socket = Socket::new(Domain::from(libc::AF_NETLINK), Type::RAW, Some(libc::NETLINK_ROUTE.into()))?;
+    socket.send(request)?;
+    let mut answer = vec![0; 4096];
+    let len = (&socket).read(&mut answer)?;
+    answer.truncate(len);
+    Ok(answer)
+}
+
+/// RTM_NEWQDISC of a tbf (linux/pkt_sched.h) with a burst of 128 KB and room for a gigabyte.
+fn token_bucket(interface: u32, bytes_per_second: u32) -> Vec<u8> {
+    const BURST: u32 = 128_000;
+    let rate = |rate: u32| {
+        // tc_ratespec: cell_log, linklayer Ethernet, overhead, cell_align, mpu, rate.
+        [&[0, 1, 0, 0, 0, 0, 0, 0][..], &rate.to_ne_bytes()].concat()
+    };
+    let words = |words: &[u32]| words.iter().flat_map(|word| word.to_ne_bytes()).collect::<Vec<u8>>();
+    let attribute = |kind: u16, data: &[u8]| {
+        let len = (4 + data.len()) as u16;
+        let mut bytes = [&len.to_ne_bytes()[..], &kind.to_ne_bytes(), data].concat();
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    };
+    // tc_tbf_qopt: rate, no peak rate, limit in bytes, buffer and mtu, which TCA_TBF_BURST gives in bytes.
+    let parameters = [rate(bytes_per_second), rate(0), words(&[1 << 30, 0, 0])].concat();
+    let options = [attribute(TCA_TBF_PARMS, &parameters), attribute(TCA_TBF_BURST, &words(&[BURST]))];
+    let attributes = [attribute(libc::TCA_KIND, b"tbf\0"), attribute(libc::TCA_OPTIONS, &options.concat())];
+    // tcmsg: family, interface, handle, parent, info.
+    let message = [words(&[0, interface, 0, TC_H_ROOT, 0]), attributes.concat()].concat();
+    let flags = (libc::NLM_F_REQUEST | libc::NLM_F_ACK | libc::NLM_F_CREATE | libc::NLM_F_REPLACE) as u16;
+    let kind = [libc::RTM_NEWQDISC.to_ne_bytes(), flags.to_ne_bytes()].concat();
+    [words(&[16 + message.len() as u32]), kind, words(&[1, 0]), message].concat()
 }
 
 /// An IPv4 packet of a capture.

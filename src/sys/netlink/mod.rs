@@ -9,6 +9,7 @@ mod error;
 mod link;
 mod monitor;
 mod neighbour;
+mod qdisc;
 mod route;
 mod rule;
 
