@@ -89,6 +89,12 @@ closed_list! {
         TooBigUnsplittable "too_big_unsplittable" "Larger than the MTU and neither fragmentation nor an ICMP error was possible. Raise the MTU of the way, or have the sender send less at once.",
         IcmpRateLimited "icmp_rate_limited" "An ICMP error was due, but the rate limit of its endpoint or peer was reached. Find out what it sends without success: see the punt reasons.",
         IcmpNotDue "icmp_not_due" "Undeliverable, and RFC 1122 3.2.2 forbids an ICMP error about it. Nothing needs to be done, unless there are many: see the punt reasons.",
+        TunnelErrorMalformed "tunnel_error_malformed" "ICMP error that is cut short, or whose checksum is wrong. Look for a device on the way that damages packets.",
+        TunnelErrorForeign "tunnel_error_foreign" "ICMP error about a packet that this node sent into no tunnel: its kernel's business, or forged. Nothing needs to be done, unless there are many.",
+        TunnelErrorForged "tunnel_error_forged" "ICMP error whose quote this node did not send into the tunnel that it names. Look for who forges errors on the underlay.",
+        TunnelErrorMtu "tunnel_error_mtu" "Fragmentation needed with an MTU below 68, or not below what was sent: not believed (RFC 1191 3). Look at the router that sends it, or for a forger.",
+        TunnelErrorNoted "tunnel_error_noted" "ICMP error about a tunnel packet that the inner sender is not to be told of (RFC 2003 4), or whose quote is too short to find it. See the log for what was noted.",
+        ProbeUnasked "probe_unasked" "Answer to a probe of the path MTU that this node does not wait for: a late one, or a forged one. Nothing needs to be done, unless there are many.",
         NoBuffer "no_buffer" "The buffer pool was empty. The slow path had too much at once: see the punt reasons for what.",
         TxQueueFull "tx_queue_full" "The interface or socket did not take the frame in time. The receiver is slower than the senders: give it more CPU time, or longer queues.",
         TxFailed "tx_failed" "The kernel refused to send. See the log for its error.",
@@ -103,6 +109,8 @@ closed_list! {
         TooBig "too_big" "Larger than the MTU: fragmented, or ICMP fragmentation needed with DF (RFC 1191 4). If it is much, set the workload's MTU to the one that the daemon shows.",
         NeighborUnresolved "neighbor_unresolved" "The workload's MAC address is asked for by ARP. Give the MAC in its WorkloadEndpoint, and nobody has to ask.",
         Gateway "gateway" "For the gateway address itself: pings are answered. Nothing needs to be done.",
+        TunnelError "tunnel_error" "ICMP error to this node: if it is about a tunnel packet, it is noted for the peer and relayed to the inner sender (RFC 2003 4). See the log for what was noted.",
+        ProbeAnswer "probe_answer" "A peer's answer to a probe of its path MTU. Nothing needs to be done.",
         NodeAddress "node_address" "For this node itself, which has no host interface: pings are answered. With a host interface the node's kernel gets it.",
     }
 }

@@ -25,6 +25,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, at, never, select};
 
+use crate::dataplane::paths::{Change as PathChange, News};
 use crate::dataplane::{Event, PortId};
 use crate::datastore::{self, LoadError, Watcher};
 use crate::fib::{Attachment, CompileError, EndpointId, Environment, Fib, OuterTtl, Publication};
@@ -66,6 +67,8 @@ pub struct Config {
     pub ipip_offload: IpipOffload,
     /// Settings that go before those of the resources.
     pub felix: FelixConfiguration,
+    /// Ask each peer what its path takes.
+    pub probe_path_mtu: bool,
 }
 
 /// How frames leave by IPIP, and who cuts their super-frames.
@@ -186,8 +189,8 @@ impl Agent {
         };
         let publication = Publication::new(Fib::compile(&plan, &environment)?);
         let sole = Sole::claim().map_err(AgentError::NotAlone)?;
-        let workers =
-            Workers::start(config.workers, config.spin, &publication).map_err(AgentError::Workers)?;
+        let workers = Workers::start(config.workers, (config.spin, config.probe_path_mtu), &publication)
+            .map_err(AgentError::Workers)?;
         let guard = Guard::new(&needs.interface.name)?;
         // Before anything is asked for: what changes afterwards is told.
         let changes = next_hops::listen()?;
@@ -568,6 +571,7 @@ impl Agent {
             Event::SendRefused { id, error } => {
                 tracing::warn!(port = ?id, %error, "the kernel refuses to send")
             }
+            Event::PathChanged(change) => self.tell_path(change),
             Event::PortLost { id: PortId::Endpoint(id), error } => {
                 let lost = self.endpoints.iter().find(|(_, attached)| attached.id == id);
                 if let Some(name) = lost.map(|(name, _)| name.clone()) {
@@ -584,6 +588,22 @@ impl Agent {
                 self.miss(Side::Underlay, &format!("{id:?}: {error}"));
                 self.reopen();
             }
+        }
+    }
+
+    fn tell_path(&self, PathChange { peer, news }: PathChange) {
+        let known = self.plan.peers.iter().find(|known| known.address == peer);
+        let (node, address) = (known.map_or("?", |known| known.name.as_str()), peer);
+        match news {
+            News::Mtu(mtu, why) => tracing::info!(node, %address, mtu, %why, "path MTU of a peer"),
+            News::MtuExpired => {
+                tracing::info!(node, %address, "path MTU of a peer is old: as configured again")
+            }
+            News::MtuRestored => {
+                tracing::info!(node, %address, "path MTU of a peer: probes of the configured size arrive")
+            }
+            News::Fault(why) => tracing::warn!(node, %address, %why, "the way to a peer is broken"),
+            News::FaultOver => tracing::info!(node, %address, "no more errors about the way to a peer"),
         }
     }
 

@@ -10,7 +10,7 @@ use ipnet::Ipv4Net;
 use socket2::Socket;
 
 use super::next_hops::Follower;
-use super::workers::Workers;
+use super::workers::{TIMEKEEPER, Workers};
 use super::{Config, IpipOffload};
 use crate::dataplane::PortId;
 use crate::fib::OuterTtl;
@@ -111,6 +111,10 @@ pub(super) struct Needs {
 }
 
 impl Needs {
+    fn has_tunnels(&self) -> bool {
+        self.ipip || self.vxlan.is_some()
+    }
+
     /// What `plan` needs on this machine.
     ///
     /// # Errors
@@ -203,6 +207,12 @@ impl Underlay {
             packet_sockets.push(Arc::clone(&packet));
             ports.push((index, PortId::Underlay, Box::new(PacketPort::new(packet))));
         }
+        if let (true, IpAddr::V4(local)) = (needs.has_tunnels(), needs.address) {
+            let receiver = opened("the raw socket for ICMP errors", socket::tunnel_errors(local))?;
+            let port = RawPort::errors(receiver, Arc::clone(&sender));
+            // One for the node, at the worker that keeps the time of what is known.
+            ports.push((TIMEKEEPER, PortId::Errors, Box::new(port)));
+        }
         for (index, id, port) in ports {
             workers.attach(index, id, port, id != PortId::Direct, None);
         }
@@ -211,6 +221,9 @@ impl Underlay {
         }
         if needs.vxlan.is_none() {
             workers.detach(PortId::Vxlan);
+        }
+        if !needs.has_tunnels() {
+            workers.detach(PortId::Errors);
         }
         Ok(Underlay { needs, packet_sockets, blocks: Vec::new(), express, next_hops })
     }

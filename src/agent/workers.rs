@@ -4,20 +4,27 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use mio::Waker;
 
 use crate::buf::{Pool, SlotSize};
-use crate::dataplane::{Command, Counters, Event, Exceptions, Neighbor, Party, PortId, Setup, Tally, Worker};
+use crate::dataplane::{
+    Command, Counters, Event, Exceptions, Neighbor, Party, Paths, PortId, Setup, Tally, Worker,
+};
 use crate::fib::Publication;
 use crate::io::Port;
+use crate::slowpath::probe::Prober;
 use crate::sys::privileges;
 
 /// Slots of a worker's pool: several batches, and what the slow path makes of one. A slot costs memory only
 /// once it is used, and the first ones are used most.
 const SLOTS: usize = 512;
+/// The worker that keeps the time of what all share.
+pub(super) const TIMEKEEPER: usize = 0;
+/// Time to open what probes leave by.
+const BEFORE_PROBES: Duration = Duration::from_secs(1);
 /// How long a worker may take to close a port: far more than a turn.
 const CLOSE_TIME: Duration = Duration::from_secs(2);
 
@@ -46,14 +53,21 @@ impl Drop for Tell {
 }
 
 impl Workers {
-    /// Starts `count` threads, which ask for work during at most `spin` before they sleep.
+    /// Starts `count` threads, which ask for work during at most `spin` before they sleep, and with `probing` each peer
+    /// what its path takes.
     ///
     /// # Errors
     /// The system gives no thread, epoll instance or eventfd.
-    pub(super) fn start(count: usize, spin: Duration, publication: &Arc<Publication>) -> io::Result<Self> {
+    pub(super) fn start(
+        count: usize,
+        (spin, probing): (Duration, bool),
+        publication: &Arc<Publication>,
+    ) -> io::Result<Self> {
         let (tell, events) = bounded(1024);
         let (end, ended) = bounded(1);
         let mut workers = Vec::with_capacity(count);
+        let paths = Arc::new(Paths::default());
+        let prober = probing.then(|| Arc::new(Prober::new(Instant::now() + BEFORE_PROBES)));
         for index in 0..count {
             let (sender, commands) = unbounded();
             let counters = Counters::new();
@@ -66,7 +80,8 @@ impl Workers {
                 events: tell.clone(),
                 counters: Arc::clone(&counters),
             })?
-            .spinning(spin);
+            .spinning(spin)
+            .sharing(Arc::clone(&paths), prober.clone(), index == TIMEKEEPER);
             let waker = worker.waker();
             let end = Tell(end.clone());
             let thread = std::thread::Builder::new().name(format!("margay-{index}")).spawn(move || {

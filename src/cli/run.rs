@@ -61,6 +61,10 @@ pub struct Args {
     /// 6.6, CAP_BPF)
     #[arg(long, env = "MARGAY_IPIP_OFFLOAD", value_name = "HOW", default_value = "auto", value_parser = ipip_offload)]
     ipip_offload: IpipOffload,
+    /// Ask every peer again and again, by echo requests with DF through the tunnel, what its path takes: finds paths on
+    /// which large packets vanish and no router says so. What is found is logged, and told to the pods as the MTU
+    #[arg(long, env = "MARGAY_PROBE_PATH_MTU")]
+    probe_path_mtu: bool,
     /// What to log: error, warn, info, debug, trace, or a filter of tracing's EnvFilter
     #[arg(long, env = "MARGAY_LOG", value_name = "LEVEL", default_value = "info")]
     log: String,
@@ -132,6 +136,7 @@ fn daemon(args: Args) -> Result<(), Box<dyn std::error::Error>> {
         icmp_source: args.icmp_source,
         ipip_offload: args.ipip_offload,
         felix: FelixConfiguration::of_environment(|name| std::env::var(name).ok())?,
+        probe_path_mtu: args.probe_path_mtu,
     })?;
     say(&format!("{}margay: ready\n", agent.screen()));
     let counts = agent.run(&watcher, &signals)?;

@@ -202,7 +202,9 @@ impl Accounts {
         let party = match id {
             PortId::Endpoint(id) => Party::Endpoint(id),
             PortId::Host => Party::Host,
-            PortId::Ipip | PortId::Vxlan | PortId::Direct | PortId::Underlay => Party::Underlay,
+            PortId::Ipip | PortId::Vxlan | PortId::Direct | PortId::Underlay | PortId::Errors => {
+                Party::Underlay
+            }
         };
         self.of(fib, party)
     }
@@ -216,6 +218,7 @@ pub(super) fn origin(fib: &Fib, id: PortId, pool: &Pool, frame: &Frame) -> Origi
         PortId::Ipip | PortId::Vxlan => Origin::Peer(frame.peer),
         PortId::Underlay | PortId::Direct => sender(fib, pool.bytes(frame)),
         PortId::Host => Origin::Host,
+        PortId::Errors => Origin::Underlay,
     }
 }
 

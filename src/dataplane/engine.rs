@@ -11,7 +11,8 @@ use super::neighbor::{Neighbors, Resolution};
 use super::packet::{self, Packet};
 use super::{arp, decap, encap, mss};
 use crate::buf::{Frame, Pool};
-use crate::fib::{Action, EndpointId, Fib};
+use crate::fib::{Action, EndpointId, Fib, TunnelId};
+use crate::slowpath::probe;
 use crate::verdict::{DropReason, PuntReason};
 use crate::wire::ethernet::{self, EtherType, Ethernet};
 use crate::wire::ipv4::{self, Ipv4};
@@ -206,6 +207,21 @@ impl Engine {
         }
     }
 
+    /// A packet that the slow path made for a tunnel, of whatever length: it asks what the path takes.
+    ///
+    /// # Errors
+    /// It is no packet.
+    pub fn probe(
+        &mut self,
+        tables: Tables<'_>,
+        tunnel: TunnelId,
+        pool: &mut Pool,
+        frame: &mut Frame,
+    ) -> Result<Verdict, DropReason> {
+        let packet = Packet::parse(pool.bytes(frame))?;
+        self.carry(tables, pool, frame, packet, Action::Tunnel(tunnel))
+    }
+
     /// What came from the underlay stays on this node, or goes nowhere: no transit, so no loops.
     #[inline(always)]
     fn arrive(
@@ -219,6 +235,12 @@ impl Engine {
         match action {
             // RFC 2003 3.1: also where the way ends.
             Action::Host if packet.ttl == 0 => Err(DropReason::TtlZero),
+            // Asked for by margay itself, host interface or not.
+            Action::Host | Action::NoRoute
+                if probe::is_answer(&packet, pool.bytes(frame)) && tables.fib.is_local(packet.dst) =>
+            {
+                Ok(Verdict::Punt(PuntReason::ProbeAnswer))
+            }
             // The end of the way: no MTU lies behind it.
             Action::Host if tables.fib.is_local(packet.dst) => {
                 let nested = refuse_tunnels(tables.fib, &Ipv4::parse(pool.bytes(frame))?);
@@ -307,7 +329,7 @@ impl Engine {
 pub fn mtu(fib: &Fib, action: Action) -> u16 {
     match action {
         Action::Deliver(id) => fib.endpoint(id).map_or(u16::MAX, |endpoint| endpoint.mtu),
-        Action::Tunnel(id) => fib.tunnel(id).mtu,
+        Action::Tunnel(id) => fib.tunnel(id).mtu(),
         Action::Direct(id) => fib.adjacency(id).mtu,
         Action::Host => fib.node().host_mtu,
         Action::Blackhole | Action::NoRoute => u16::MAX,

@@ -18,12 +18,14 @@ pub enum PortId {
     Underlay,
     /// The host interface: IP packets from and to this node's kernel.
     Host,
+    /// ICMP errors that this node receives, about its tunnel packets and others. Receives only.
+    Errors,
     /// A workload.
     Endpoint(EndpointId),
 }
 
 /// Places of the ports that are not endpoints.
-const FIXED: usize = 5;
+const FIXED: usize = 6;
 
 impl PortId {
     /// Its place in a dense table.
@@ -34,6 +36,7 @@ impl PortId {
             PortId::Direct => 2,
             PortId::Underlay => 3,
             PortId::Host => 4,
+            PortId::Errors => 5,
             PortId::Endpoint(id) => FIXED + id.0 as usize,
         }
     }
@@ -42,7 +45,7 @@ impl PortId {
         match self {
             PortId::Ipip => Sent::Ipip,
             PortId::Vxlan => Sent::Vxlan,
-            PortId::Direct | PortId::Underlay => Sent::Direct,
+            PortId::Direct | PortId::Underlay | PortId::Errors => Sent::Direct,
             PortId::Host => Sent::Host,
             PortId::Endpoint(_) => Sent::Workload,
         }

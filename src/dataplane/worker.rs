@@ -19,6 +19,7 @@ use super::accounts::{self, Accounts};
 use super::decap::Kind;
 use super::engine::{Engine, Origin, Tables, Verdict};
 use super::neighbor::{Neighbor, Neighbors};
+use super::paths::{Change, Paths};
 use super::ports::{PortId, Ports, Refused};
 use super::ready::Ready;
 use super::spin::Spin;
@@ -26,8 +27,9 @@ use super::{Counters, Tally};
 use crate::buf::{Frame, Pool};
 use crate::fib::{EndpointId, Fib, Reader};
 use crate::io::{FRAMES, Port, Rx, TxReport};
+use crate::slowpath::probe::Prober;
 use crate::slowpath::{Made, Punted, SlowPath};
-use crate::verdict::{DropReason, Sent};
+use crate::verdict::{DropReason, PuntReason, Sent};
 
 /// What the agent tells a worker.
 pub enum Command {
@@ -70,6 +72,8 @@ pub enum Event {
         /// Why.
         error: io::Error,
     },
+    /// What is known of the way to a peer has changed.
+    PathChanged(Change),
 }
 
 /// How a worker is set up.
@@ -138,7 +142,7 @@ impl Worker {
         accounts.follow(setup.fib.current());
         Ok(Worker {
             engine: Engine::new(setup.index, setup.workers),
-            slowpath: SlowPath::default(),
+            slowpath: SlowPath::sharing(Arc::default(), None, true),
             pool: setup.pool,
             fib: setup.fib,
             neighbors: Neighbors::default(),
@@ -166,6 +170,12 @@ impl Worker {
         Worker { spin: Spin::new(limit), ..self }
     }
 
+    /// Shares with other workers what is known of the peers' paths, and perhaps who asks for it; the one that keeps
+    /// the time lets old knowledge go and sends the questions.
+    pub fn sharing(self, paths: Arc<Paths>, prober: Option<Arc<Prober>>, keeps_time: bool) -> Self {
+        Worker { slowpath: SlowPath::sharing(paths, prober, keeps_time), ..self }
+    }
+
     /// What ends the wait of [`Self::turn`]: to be used after a command was sent or a FIB published.
     pub fn waker(&self) -> Arc<Waker> {
         Arc::clone(&self.waker)
@@ -189,6 +199,7 @@ impl Worker {
         self.now = Instant::now();
         if self.fib.refresh() {
             self.accounts.follow(self.fib.current());
+            self.slowpath.paths.take_up(self.fib.current());
         }
         if self.obey() == Flow::Stop {
             return Ok(Flow::Stop);
@@ -202,19 +213,22 @@ impl Worker {
                 Rx::Drained => self.ready.swap_remove(next),
             }
         }
-        if self.slowpath.deadline(self.now).is_some() {
+        if self.slowpath.is_due(self.now) {
             let fib = Arc::clone(self.fib.current());
             let tables = Tables { fib: &fib, neighbors: &self.neighbors };
             self.slowpath.tick(tables, self.now, &mut self.pool, &mut self.made);
             self.originate();
             self.flush();
         }
+        for change in self.slowpath.changes() {
+            let _ = self.events.try_send(Event::PathChanged(change));
+        }
         self.counters.publish(&mut self.tally);
         Ok(Flow::Continue)
     }
 
     fn wait(&mut self, wait: Option<Duration>) -> io::Result<()> {
-        let timer = self.slowpath.deadline(self.now).map(|due| due - self.now);
+        let timer = self.slowpath.deadline(self.now).map(|due| due.saturating_duration_since(self.now));
         let wait = match (self.ready.is_empty(), wait, timer) {
             (false, ..) => Some(Duration::ZERO),
             (true, Some(wait), Some(timer)) => Some(wait.min(timer)),
@@ -346,6 +360,7 @@ impl Worker {
                 PortId::Vxlan => engine.from_tunnel(tables, Kind::Vxlan, pool, &mut frame),
                 PortId::Underlay | PortId::Direct => engine.from_underlay(tables, pool, &mut frame),
                 PortId::Host => engine.from_host(tables, pool, &mut frame),
+                PortId::Errors => Ok(Verdict::Punt(PuntReason::TunnelError)),
             };
             match verdict {
                 Ok(Verdict::Punt(reason)) => {
@@ -381,6 +396,13 @@ impl Worker {
             match made {
                 Made::Nothing(origin, reason) => self.count_drop(&fib, origin, reason),
                 Made::Question(id, frame) => self.queue(Verdict::Workload(id), frame),
+                Made::Probe(tunnel, mut frame) => {
+                    let tables = Tables { fib: &fib, neighbors: &self.neighbors };
+                    match self.engine.probe(tables, tunnel, &mut self.pool, &mut frame) {
+                        Ok(verdict) => self.queue(verdict, frame),
+                        Err(reason) => self.drop_frame(&fib, Origin::Underlay, reason, frame),
+                    }
+                }
                 Made::Packet(origin, mut frame) => {
                     let tables = Tables { fib: &fib, neighbors: &self.neighbors };
                     match self.engine.originate(tables, &mut self.pool, &mut frame) {

@@ -180,7 +180,7 @@ impl Ways<'_> {
         };
         let action = match encapsulation {
             Some(encapsulation) => {
-                self.tunnels.push(Tunnel { peer: id_of_peer, remote, mtu, clamps, encapsulation });
+                self.tunnels.push(Tunnel::new(id_of_peer, remote, (mtu, clamps), encapsulation));
                 Action::Tunnel(TunnelId(id(self.tunnels.len() - 1)?))
             }
             None => {

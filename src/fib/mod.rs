@@ -1,7 +1,7 @@
 //! The compiled snapshot that workers read: prefixes to actions, actions to ready-made headers.
 //!
-//! A [`Fib`] is immutable. The agent compiles one from a [`NodePlan`](crate::rib::NodePlan) and publishes it;
-//! workers pick it up between turns. What the FIB says is data ([`Action`]), carried out by the engine.
+//! A [`Fib`] is immutable, but for what each tunnel's path takes ([`Tunnel::fit`]). The agent compiles one from a
+//! [`NodePlan`](crate::rib::NodePlan) and publishes it; workers pick it up between turns. What the FIB says is data ([`Action`]), carried out by the engine.
 
 mod action;
 mod compile;
@@ -17,7 +17,7 @@ use crate::wire::vxlan::Vni;
 pub use action::{Action, AdjacencyId, EndpointId, PeerId, TunnelId};
 pub use compile::{Attachment, CompileError, Environment, inner_mtu};
 pub use publication::{Publication, Reader};
-pub use tunnel::{Encapsulation, Inner, IpipHeader, OuterTtl, Tunnel, VxlanHeader};
+pub use tunnel::{Encapsulation, Inner, IpipHeader, LEAST_MTU, OuterTtl, Tunnel, VxlanHeader};
 
 /// Bytes that VXLAN over IPv4 adds in front of the inner IP packet: 20 + 8 + 8 + 14.
 pub const VXLAN_OVERHEAD: u16 = 50;
@@ -130,6 +130,11 @@ impl Fib {
     #[inline]
     pub fn tunnel(&self, id: TunnelId) -> &Tunnel {
         &self.tunnels[id.0 as usize]
+    }
+
+    /// All tunnels, with the ids that actions name them by.
+    pub fn tunnels(&self) -> impl Iterator<Item = (TunnelId, &Tunnel)> {
+        (0..).map(TunnelId).zip(&self.tunnels)
     }
 
     /// An adjacency that an action named.

@@ -1,6 +1,7 @@
 //! Tunnels with ready-made outer headers: encapsulation copies one, then patches what differs by packet.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use crate::wire::checksum;
 use crate::wire::ecn::Ecn;
@@ -27,18 +28,62 @@ impl Default for OuterTtl {
 }
 
 /// A way to a peer.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Tunnel {
     /// The peer at the far end.
     pub peer: PeerId,
     /// Its underlay address: outer destination.
     pub remote: IpAddr,
-    /// Greatest inner IP packet that fits, bytes.
-    pub mtu: u16,
     /// The pool of what it leads to wants the MSS of TCP clamped.
     pub clamps: bool,
     /// The ready-made headers.
     pub encapsulation: Encapsulation,
+    /// Greatest inner IP packet as configured, bytes.
+    full_mtu: u16,
+    /// The same with what is known of the path. The one cell of a snapshot that changes: as a part of the tunnel it
+    /// costs a packet nothing.
+    mtu: AtomicU16,
+}
+
+/// The least MTU that every link has (RFC 791 3.2), bytes.
+pub const LEAST_MTU: u16 = 68;
+
+impl Tunnel {
+    /// A tunnel whose path takes what is configured: inner packets of `mtu` bytes. `clamps` is the field.
+    pub fn new(
+        peer: PeerId,
+        remote: IpAddr,
+        (mtu, clamps): (u16, bool),
+        encapsulation: Encapsulation,
+    ) -> Self {
+        Tunnel { peer, remote, clamps, encapsulation, full_mtu: mtu, mtu: AtomicU16::new(mtu) }
+    }
+
+    /// Greatest inner IP packet that fits, bytes.
+    #[inline(always)]
+    pub fn mtu(&self) -> u16 {
+        // Relaxed: the value stands alone, nothing else is published with it.
+        self.mtu.load(Ordering::Relaxed)
+    }
+
+    /// The same as configured, whatever the path takes.
+    pub fn full_mtu(&self) -> u16 {
+        self.full_mtu
+    }
+
+    /// Bytes in front of the inner packet.
+    pub fn overhead(&self) -> u16 {
+        match self.encapsulation {
+            Encapsulation::Ipip(_) => super::IPIP_OVERHEAD,
+            Encapsulation::Vxlan(_) => super::VXLAN_OVERHEAD,
+        }
+    }
+
+    /// Fits the tunnel into a path that takes outer packets of `path_mtu` bytes, or whatever is configured.
+    pub fn fit(&self, path_mtu: Option<u16>) {
+        let path = path_mtu.map_or(u16::MAX, |mtu| mtu.saturating_sub(self.overhead()).max(LEAST_MTU));
+        self.mtu.store(self.full_mtu.min(path), Ordering::Relaxed);
+    }
 }
 
 /// Ready-made headers of one tunnel.
@@ -96,6 +141,11 @@ impl IpipHeader {
         template[10..12].fill(0);
         let sum = u32::from(!checksum::checksum(&template));
         IpipHeader { template, sum, ttl }
+    }
+
+    /// The outer TTL is the inner one: how far a packet gets is its sender's wish.
+    pub fn inherits_ttl(&self) -> bool {
+        self.ttl == OuterTtl::Inherit
     }
 
     /// Writes the outer header for one packet.

@@ -41,6 +41,11 @@ impl RawPort {
         Self::new(None, sender, link, Outer::None)
     }
 
+    /// The ICMP errors that this node receives; nothing is sent by it.
+    pub fn errors(receiver: Socket, sender: Arc<Socket>) -> Self {
+        Self::new(Some(receiver), sender, None, Outer::None)
+    }
+
     fn new(receiver: Option<Socket>, sender: Arc<Socket>, link: Option<Link>, outer: Outer) -> Self {
         let order = || Vec::with_capacity(FRAMES);
         RawPort { receiver, sender, link, outer, burst: Burst::new(BATCH), by_link: order(), by_raw: order() }

@@ -22,8 +22,10 @@ pub enum Error {
     TtlExceeded,
     /// Type 3 code 0 (RFC 1812 5.2.7.1).
     NetUnreachable,
-    /// Type 3 code 1 (RFC 1812 5.2.7.1).
+    /// Type 3 code 1 (RFC 1812 5.2.7.1, RFC 2003 4.4).
     HostUnreachable,
+    /// Type 12 code 0 with the byte of the original that is wrong (RFC 2003 4.5).
+    ParameterProblem(u8),
     /// Type 3 code 4 with the MTU of the next hop, bytes (RFC 1191 4).
     FragmentationNeeded(u16),
 }
@@ -54,7 +56,7 @@ pub struct Message {
 }
 
 impl Message {
-    /// The error about `original`, a whole packet, as it was received.
+    /// The error about `original`, a packet as it was received, or the beginning of one.
     pub fn new(error: Error, source: Ipv4Addr, original: &[u8]) -> Self {
         let mut message = Message { bytes: [0; MAX_LEN], len: 0 };
         message.len = write(&mut message.bytes, error, source, original);
@@ -74,6 +76,7 @@ fn write(out: &mut [u8; MAX_LEN], error: Error, source: Ipv4Addr, original: &[u8
         Error::TtlExceeded => (Icmpv4Type::TIME_EXCEEDED, icmpv4::CODE_TTL_EXCEEDED, [0; 4]),
         Error::NetUnreachable => (UNREACHABLE, icmpv4::CODE_NET_UNREACHABLE, [0; 4]),
         Error::HostUnreachable => (UNREACHABLE, icmpv4::CODE_HOST_UNREACHABLE, [0; 4]),
+        Error::ParameterProblem(pointer) => (Icmpv4Type::PARAMETER_PROBLEM, 0, [pointer, 0, 0, 0]),
         Error::FragmentationNeeded(mtu) => {
             (UNREACHABLE, icmpv4::CODE_FRAGMENTATION_NEEDED, icmpv4::mtu_rest(mtu))
         }

@@ -8,14 +8,18 @@ pub mod fragment;
 pub mod icmp;
 pub mod limit;
 mod parked;
+pub mod probe;
+pub mod tunnel_error;
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::buf::{Frame, Offload, Pool, Segmentation, Segments};
 use crate::dataplane::engine::mtu;
-use crate::dataplane::{Origin, Tables};
-use crate::fib::{Action, EndpointId, Fib};
+use crate::dataplane::paths::Change;
+use crate::dataplane::{Origin, Paths, Tables};
+use crate::fib::{Action, EndpointId, Fib, TunnelId};
 use crate::io::offload;
 use crate::verdict::{DropReason, PuntReason};
 use crate::wire::ipv4::{self, Ipv4};
@@ -24,6 +28,8 @@ use crate::wire::transport::Transport;
 use icmp::Error;
 use limit::Limiter;
 use parked::Parked;
+use probe::{Prober, Work};
+use tunnel_error::{News, Relay};
 
 /// The IPv4 dummy address (RFC 7600 3).
 const DUMMY_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
@@ -35,6 +41,8 @@ pub enum Made {
     Packet(Origin, Frame),
     /// An Ethernet frame for an endpoint: an ARP request.
     Question(EndpointId, Frame),
+    /// A packet for this tunnel of the FIB in hand, whatever the tunnel's MTU.
+    Probe(TunnelId, Frame),
     /// Nothing of a frame of theirs, for this reason.
     Nothing(Origin, DropReason),
 }
@@ -68,9 +76,62 @@ pub struct SlowPath {
     limiter: Limiter,
     /// Packets that wait for their workload's MAC.
     parked: Parked,
+    /// What is known of the peers' paths; shared by the workers.
+    pub paths: Arc<Paths>,
+    prober: Option<Arc<Prober>>,
+    /// This worker keeps the time of what is shared.
+    keeps_time: bool,
+    changes: Vec<Change>,
 }
 
 impl SlowPath {
+    /// That of one worker of those that share `paths`, and perhaps `prober`; one of them keeps their time.
+    pub fn sharing(paths: Arc<Paths>, prober: Option<Arc<Prober>>, keeps_time: bool) -> Self {
+        SlowPath { paths, prober, keeps_time, ..Self::default() }
+    }
+
+    /// When [`Self::tick`] has something to do; `None` when nothing waits.
+    pub fn deadline(&self, now: Instant) -> Option<Instant> {
+        self.parked.deadline(now).into_iter().chain(self.shared_deadline()).min()
+    }
+
+    /// Whether [`Self::tick`] has something to do.
+    #[inline]
+    pub fn is_due(&self, now: Instant) -> bool {
+        self.parked.deadline(now).is_some() || is_due(self.shared_deadline(), now)
+    }
+
+    #[inline]
+    fn shared_deadline(&self) -> Option<Instant> {
+        if !self.keeps_time {
+            return None;
+        }
+        let prober = self.prober.as_ref().and_then(|prober| prober.deadline());
+        self.paths.deadline().into_iter().chain(prober).min()
+    }
+
+    /// What time brings: packets that waited are let go, questions are asked again, old knowledge is forgotten.
+    pub fn tick(&mut self, tables: Tables<'_>, now: Instant, pool: &mut Pool, made: &mut Vec<Made>) {
+        let SlowPath { limiter, parked, .. } = self;
+        parked.tick(tables, now, pool, made, |origin, packet| {
+            // RFC 1812 5.2.7.1, 3.3.2: on a link of our own it is the host that cannot be reached.
+            limiter.error(tables.fib, now, origin, Error::HostUnreachable, &Ipv4::parse(packet)?)
+        });
+        if !is_due(self.shared_deadline(), now) {
+            return;
+        }
+        self.paths.tick(tables.fib, now, &mut self.changes);
+        if let Some(prober) = self.prober.as_ref().filter(|prober| is_due(prober.deadline(), now)) {
+            let (fib, paths, changes) = (tables.fib, &*self.paths, &mut self.changes);
+            prober.tick(&mut Work { fib, paths, now, pool, made, changes });
+        }
+    }
+
+    /// What became known of paths since the last call.
+    pub fn changes(&mut self) -> impl Iterator<Item = Change> {
+        self.changes.drain(..)
+    }
+
     /// Deals with a punted frame, whose slot it returns or passes on; `made` is filled with what came of it.
     pub fn punt(
         &mut self,
@@ -105,8 +166,20 @@ impl SlowPath {
             PuntReason::NeighborUnresolved => {
                 return self.parked.park(tables, now, pool, (origin, frame), made);
             }
+            PuntReason::TunnelError => {
+                let (about, relayed) = self.tunnel_error(tables.fib, now, pool, &frame);
+                made.push(Made::of(about.unwrap_or(origin), relayed));
+                return pool.put(frame);
+            }
+            PuntReason::ProbeAnswer => {
+                let answered = self.probe_answer(tables.fib, now, pool, (origin, &frame), made);
+                made.extend(answered.err().map(|reason| Made::Nothing(origin, reason)));
+                return pool.put(frame);
+            }
         };
-        let written = self.limiter.error(tables.fib, now, origin, error, pool.bytes(&frame));
+        let original = Ipv4::parse(pool.bytes(&frame)).map_err(DropReason::from);
+        let written =
+            original.and_then(|original| self.limiter.error(tables.fib, now, origin, error, &original));
         pool.put(frame);
         made.push(Made::of(
             origin,
@@ -114,19 +187,57 @@ impl SlowPath {
         ));
     }
 
-    /// What time brings: packets that waited are let go, and questions are asked again.
-    pub fn tick(&mut self, tables: Tables<'_>, now: Instant, pool: &mut Pool, made: &mut Vec<Made>) {
-        let SlowPath { limiter, parked } = self;
-        parked.tick(tables, now, pool, made, |origin, packet| {
-            // RFC 1812 5.2.7.1, 3.3.2: on a link of our own it is the host that cannot be reached.
-            limiter.error(tables.fib, now, origin, Error::HostUnreachable, packet)
+    /// Notes what an ICMP error says of a tunnel, and makes of it the one that the inner sender is to get. Says to whose
+    /// tunnel it was.
+    fn tunnel_error(
+        &mut self,
+        fib: &Fib,
+        now: Instant,
+        pool: &mut Pool,
+        frame: &Frame,
+    ) -> (Option<Origin>, Result<Frame, DropReason>) {
+        let report = match tunnel_error::read(fib, pool.bytes(frame)) {
+            Ok(report) => report,
+            Err(reason) => return (None, Err(reason)),
+        };
+        let tunnel = fib.tunnel(report.tunnel);
+        self.changes.extend(match report.news {
+            Some(News::PathMtu(mtu)) => self.paths.told(fib, tunnel, mtu, now),
+            Some(News::Fault(fault)) => self.paths.failed(tunnel, fault, now),
+            None => None,
         });
+        let about = Origin::Peer(tunnel.remote);
+        let error = match report.relay {
+            Some(Relay::TunnelMtu) => Error::FragmentationNeeded(tunnel.mtu()),
+            Some(Relay::As(error)) => error,
+            None => return (Some(about), Err(DropReason::TunnelErrorNoted)),
+        };
+        let Some(inner) = report.inner else { return (Some(about), Err(DropReason::TunnelErrorNoted)) };
+        let original = Ipv4::parse_quoted(&pool.bytes(frame)[inner]).map_err(DropReason::from);
+        let written = original.and_then(|original| self.limiter.error(fib, now, about, error, &original));
+        let relayed = written.and_then(|error| filled(pool, error.bytes(), Offload::default()));
+        (Some(about), relayed)
     }
 
-    /// When [`Self::tick`] is due; `None` when nothing waits.
-    pub fn deadline(&self, now: Instant) -> Option<Instant> {
-        self.parked.deadline(now)
+    fn probe_answer(
+        &mut self,
+        fib: &Fib,
+        now: Instant,
+        pool: &mut Pool,
+        (origin, frame): (Origin, &Frame),
+        made: &mut Vec<Made>,
+    ) -> Result<(), DropReason> {
+        let (Some(prober), Origin::Peer(peer)) = (&self.prober, origin) else {
+            return Err(DropReason::ProbeUnasked);
+        };
+        let packet = pool.bytes(frame).to_vec();
+        let (paths, changes) = (&*self.paths, &mut self.changes);
+        prober.answered(&mut Work { fib, paths, now, pool, made, changes }, peer, &packet)
     }
+}
+
+fn is_due(deadline: Option<Instant>, now: Instant) -> bool {
+    deadline.is_some_and(|deadline| deadline <= now)
 }
 
 impl Limiter {
@@ -137,15 +248,14 @@ impl Limiter {
         now: Instant,
         origin: Origin,
         error: Error,
-        original: &[u8],
+        original: &Ipv4<'_>,
     ) -> Result<icmp::Message, DropReason> {
         // What no error is due about does not use up what others may ask for.
-        let about = Ipv4::parse(original)?;
-        icmp::may_be_sent_about(&about)?;
+        icmp::may_be_sent_about(original)?;
         if !self.allows(origin, now) {
             return Err(DropReason::IcmpRateLimited);
         }
-        Ok(icmp::Message::new(error, source(fib, about.src()), original))
+        Ok(icmp::Message::new(error, source(fib, original.src()), original.packet()))
     }
 }
 

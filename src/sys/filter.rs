@@ -1,6 +1,7 @@
 //! Classic BPF programs for sockets: what a worker's socket takes of what the kernel offers it.
 
 use std::io;
+use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 use socket2::{SockFilter, Socket};
@@ -13,6 +14,7 @@ pub struct Filter {
 
 // Opcodes, linux/bpf_common.h.
 const LD_W_ABS: u16 = 0x20;
+const LD_W_IND: u16 = 0x40;
 const LD_H_IND: u16 = 0x48;
 const LD_B_IND: u16 = 0x50;
 const LDX_B_MSH: u16 = 0xb1;
@@ -82,6 +84,33 @@ impl Filter {
                 instruction(JEQ_K, 0, 3, ECHO_REPLY),
                 instruction(LD_H_IND, 0, 0, 4),
                 instruction(JEQ_K, 1, 0, u32::from(id)),
+                instruction(RET_K, 0, 0, DROP),
+                instruction(RET_K, 0, 0, KEEP),
+            ],
+        }
+    }
+
+    /// For a raw ICMP socket: errors about IPIP and UDP packets from `source`.
+    pub fn errors_about_tunnels(source: Ipv4Addr) -> Self {
+        // In the message: its type; of the quoted header protocol and source.
+        const KIND: u32 = 0;
+        const PROTOCOL: u32 = 8 + 9;
+        const SOURCE: u32 = 8 + 12;
+        Filter {
+            code: vec![
+                // X is the length of the IP header.
+                instruction(LDX_B_MSH, 0, 0, 0),
+                instruction(LD_B_IND, 0, 0, KIND),
+                instruction(JEQ_K, 4, 0, 3),
+                instruction(JEQ_K, 3, 0, 4),
+                instruction(JEQ_K, 2, 0, 5),
+                instruction(JEQ_K, 1, 0, 11),
+                instruction(JEQ_K, 0, 5, 12),
+                instruction(LD_W_IND, 0, 0, SOURCE),
+                instruction(JEQ_K, 0, 3, source.to_bits()),
+                instruction(LD_B_IND, 0, 0, PROTOCOL),
+                instruction(JEQ_K, 2, 0, libc::IPPROTO_IPIP as u32),
+                instruction(JEQ_K, 1, 0, libc::IPPROTO_UDP as u32),
                 instruction(RET_K, 0, 0, DROP),
                 instruction(RET_K, 0, 0, KEEP),
             ],

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::mem;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 
 use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
@@ -44,6 +44,19 @@ pub fn raw_sender() -> io::Result<Socket> {
     // discovery must not set its own.
     set_option(&socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT)?;
     tunnel_buffers(&socket)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+/// A raw socket that receives the ICMP errors to `local` about what it sent by IPIP and UDP; the kernel deals with them
+/// as well.
+///
+/// # Errors
+/// EPERM without CAP_NET_RAW.
+pub fn tunnel_errors(local: Ipv4Addr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4))?;
+    Filter::errors_about_tunnels(local).attach(&socket)?;
+    socket.bind(&SocketAddr::new(local.into(), 0).into())?;
     socket.set_nonblocking(true)?;
     Ok(socket)
 }

@@ -3,18 +3,19 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use margay::buf::{Pool, SlotSize};
 use margay::dataplane::{
-    Command, Counters, Event, Exceptions, Neighbor, Party, PortId, Setup, Tally, Worker,
+    Command, Counters, Event, Exceptions, Neighbor, Party, Paths, PortId, Setup, Tally, Worker,
 };
 use margay::fib::{Attachment, EndpointId, Environment, Fib, OuterTtl, Publication};
 use margay::io::Port;
 use margay::io::memory::{MemoryFrame, MemoryPort, Wire};
 use margay::resource::{Resources, parse};
 use margay::rib::{NodePlan, plan};
+use margay::slowpath::probe::Prober;
 use margay::wire::MacAddr;
 
 /// This node, the peers B and C, and A's pods. ALPHA's MAC is given, BETA's is not; GAMMA has two addresses.
@@ -174,6 +175,7 @@ pub struct Bed {
     events: Receiver<Event>,
     wires: Vec<(PortId, Wire)>,
     counters: Arc<Counters>,
+    paths: Arc<Paths>,
     slots: usize,
 }
 
@@ -216,14 +218,29 @@ impl Bed {
             events: tell,
             counters: Arc::clone(&counters),
         });
-        let worker = worker.expect("epoll and eventfd");
+        let paths = Arc::new(Paths::default());
+        // What an earlier bed over the same snapshot has learned.
+        publication.reader().current().tunnels().for_each(|(_, tunnel)| tunnel.fit(None));
+        let worker = worker.expect("epoll and eventfd").sharing(Arc::clone(&paths), None, true);
         let publication = Arc::clone(publication);
-        Bed { worker, publication, commands, events, wires: Vec::new(), counters, slots }
+        Bed { worker, publication, commands, events, wires: Vec::new(), counters, paths, slots }
+    }
+
+    /// The same asking its peers what their paths take.
+    pub fn probing(self) -> Self {
+        let prober = Arc::new(Prober::new(Instant::now()));
+        Bed { worker: self.worker.sharing(Arc::clone(&self.paths), Some(prober), true), ..self }
+    }
+
+    /// What is known of the peers' paths.
+    pub fn paths(&self) -> &Paths {
+        &self.paths
     }
 
     /// Adds the node's own ports, and these endpoints.
     pub fn with_ports<const N: usize>(mut self, endpoints: [(PortId, Option<Arc<Neighbor>>); N]) -> Self {
-        let fixed = [PortId::Ipip, PortId::Vxlan, PortId::Direct, PortId::Underlay, PortId::Host];
+        let fixed =
+            [PortId::Ipip, PortId::Vxlan, PortId::Direct, PortId::Underlay, PortId::Host, PortId::Errors];
         for (id, neighbor) in fixed.into_iter().map(|id| (id, None)).chain(endpoints) {
             self.attach(id, neighbor);
         }

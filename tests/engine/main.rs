@@ -15,7 +15,10 @@ mod neighbors;
 mod offloads;
 #[expect(unreachable_pub, reason = "the engine's fuzz target uses it as well")]
 mod packets;
+mod paths;
+mod probes;
 mod reasons;
 mod security;
+mod tunnel_errors;
 mod tunnels;
 mod vectors;

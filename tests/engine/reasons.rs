@@ -137,6 +137,12 @@ fn provoke(reason: DropReason) -> Tally {
             Bed::new().exchange((0..200).map(|_| expired())).tally
         }
         R::IcmpNotDue => pod(Ip::icmp(ALPHA_IP, BETA_IP, [3, 1], &[0; 12]).ttl(1)),
+        R::TunnelErrorMalformed => error(&[3, 1, 0, 0, 0, 0, 0, 0], &[0x45; 19]),
+        R::TunnelErrorForeign => error(&[3, 3, 0, 0, 0, 0, 0, 0], &Ip::udp(NODE, PEER_B, 8).bytes()),
+        R::TunnelErrorForged => error(&[3, 1, 0, 0, 0, 0, 0, 0], &outer(Ip::udp(B_IPIP, ALPHA_IP, 8))),
+        R::TunnelErrorMtu => error(&[3, 4, 0, 0, 0, 0, 0, 67], &outer(Ip::udp(ALPHA_IP, B_IPIP, 1400))),
+        R::TunnelErrorNoted => error(&[5, 0, 0, 0, 0, 0, 0, 0], &outer(Ip::udp(ALPHA_IP, B_IPIP, 8))),
+        R::ProbeUnasked => from_b(Ip::icmp(PEER_B, TUNNEL_A, [0, 0], b"\x00\x07\x05\xaapath mtu")),
         R::NoBuffer => {
             // The only slot holds the packet that is to be split.
             let mut bed = Bed::on(Machine { slots: 1, ..Machine::default() });
@@ -149,6 +155,18 @@ fn provoke(reason: DropReason) -> Tally {
             ..TxReport::default()
         }),
     }
+}
+
+/// An ICMP error from a router to this node.
+fn error(head: &[u8; 8], quoted: &[u8]) -> Tally {
+    let rest = [&head[4..], quoted].concat();
+    let ip = Ip::icmp([192, 0, 2, 1].into(), NODE, [head[0], head[1]], &rest);
+    from(PortId::Errors, ip.plain())
+}
+
+/// As this node's IPIP packet to B is quoted.
+fn outer(inner: Ip) -> Vec<u8> {
+    Ip::new(NODE, PEER_B, IPIP, inner.bytes()).bytes()
 }
 
 /// A port that takes nothing.
@@ -227,6 +245,7 @@ fn given_up() -> Tally {
                     pool.put(frame);
                     tally.sent[0] += 1;
                 }
+                Made::Probe(..) => panic!("nobody asked"),
             }
         }
     }
@@ -267,6 +286,8 @@ fn every_punt_reason_is_provoked() {
                 let mut bed = Bed::on(Machine { host_mtu: None, ..Machine::default() });
                 bed.one(ALPHA, Ip::echo(ALPHA_IP, TUNNEL_A).sent_by(ALPHA_MAC)).tally
             }
+            PuntReason::TunnelError => provoke(DropReason::TunnelErrorNoted),
+            PuntReason::ProbeAnswer => provoke(DropReason::ProbeUnasked),
         };
         assert_eq!(tally.punted[reason.index()], 1, "{reason}: {tally:?}");
         assert_eq!(tally.punted.iter().sum::<u64>(), 1, "{reason} alone");

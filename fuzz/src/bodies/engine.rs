@@ -110,7 +110,7 @@ fn inner_at(port: PortId, bytes: &[u8]) -> usize {
         PortId::Endpoint(_) | PortId::Underlay => 14,
         PortId::Vxlan => 22,
         PortId::Ipip => bytes.first().map_or(20, |first| usize::from(first & 0xf) * 4),
-        PortId::Host | PortId::Direct => 0,
+        PortId::Host | PortId::Direct | PortId::Errors => 0,
     }
 }
 
@@ -180,7 +180,7 @@ fn leaves(to: PortId, frame: &MemoryFrame, before: &[Seen]) {
             (Outer::Vxlan, 22)
         }
         PortId::Direct | PortId::Host => (Outer::None, 0),
-        PortId::Underlay => panic!("nothing is sent by the port that only receives"),
+        PortId::Underlay | PortId::Errors => panic!("nothing is sent by a port that only receives"),
     };
     if matches!(to, PortId::Ipip | PortId::Vxlan | PortId::Direct) {
         assert!([PEER_B, PEER_C].map(IpAddr::V4).contains(&frame.peer));
