@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use margay::buf::{Pool, SlotSize};
@@ -99,7 +99,12 @@ pub fn resources(lines: &str) -> Resources {
             ["pod", name, node, addresses, ..] => {
                 let mut spec = format!("node: {node}\n  ipNetworks: [{addresses}]");
                 spec.extend(line("mac", option("mac").map(|mac| format!("'{mac}'")).as_deref()));
+                let spoofed = option("spoofs").map(|prefixes| format!("[{prefixes}]"));
+                spec.extend(line("allowSpoofedSourcePrefixes", spoofed.as_deref()));
                 ("WorkloadEndpoint", name.to_owned(), spec)
+            }
+            ["felix", field, value] => {
+                ("FelixConfiguration", "default".to_owned(), format!("{field}: {value}"))
             }
             _ => panic!("{line:?}", line = words),
         };
@@ -175,6 +180,8 @@ pub struct Bed {
     wires: Vec<(PortId, Wire)>,
     counters: Arc<Counters>,
     slots: usize,
+    /// The time of each turn, where the test has a clock of its own.
+    pub clock: Option<Instant>,
 }
 
 impl Bed {
@@ -218,7 +225,7 @@ impl Bed {
         });
         let worker = worker.expect("epoll and eventfd");
         let publication = Arc::clone(publication);
-        Bed { worker, publication, commands, events, wires: Vec::new(), counters, slots }
+        Bed { worker, publication, commands, events, wires: Vec::new(), counters, slots, clock: None }
     }
 
     /// Adds the node's own ports, and these endpoints.
@@ -273,7 +280,10 @@ impl Bed {
         }
         // Each port is read a batch a turn.
         for _ in 0..most / margay::io::BATCH + 1 {
-            self.worker.turn(Some(Duration::ZERO)).expect("epoll_wait");
+            match self.clock {
+                Some(now) => self.worker.turn_at(now),
+                None => self.worker.turn(Some(Duration::ZERO)).expect("epoll_wait"),
+            };
         }
         let (tally, free) = self.worker.inspect();
         assert_eq!(free, self.slots, "a slot leaked");
@@ -302,5 +312,6 @@ fn since(before: &Tally, after: &Tally) -> Tally {
     subtract(&mut difference.sent, &before.sent);
     subtract(&mut difference.punted, &before.punted);
     subtract(&mut difference.dropped, &before.dropped);
+    subtract(&mut difference.anomalies, &before.anomalies);
     difference
 }
