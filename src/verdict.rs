@@ -127,6 +127,14 @@ closed_list! {
     }
 }
 
+closed_list! {
+    /// What is wrong with a frame that goes on all the same: counted beside its outcome, and told now and then.
+    Anomaly {
+        EcnOverNotEct "ecn_over_not_ect" "A tunnel's outer header says ECT, the inner one Not-ECT: somebody rewrites the ECN field on the way (RFC 6040 4.2).",
+        EcnEct1OverCe "ecn_ect1_over_ce" "A tunnel's outer header says ECT(1), the inner one CE: somebody rewrites the ECN field on the way (RFC 6040 4.2).",
+    }
+}
+
 impl From<Malformed> for DropReason {
     fn from(malformed: Malformed) -> Self {
         match malformed {

@@ -216,6 +216,37 @@ fn an_endpoint_comes_back_with_another_mac() {
     lab.stop().unwrap_or_else(|error| panic!("{error}"));
 }
 
+/// S1: the interface stays as it is, as what changes is the FIB alone.
+#[test]
+fn what_an_endpoint_may_send_from_changes_while_it_runs() {
+    let mut lab = start(LabSpec::new(Mode::Vxlan), &[]);
+    let text = resource(&lab, "pod-a1");
+    let [pod, neighbour, ..] = &lab.nodes[0].pods[..] else { panic!("two pods") };
+    let mut netlink = pod.netns.netlink().unwrap();
+    let eth0 = netlink.link("eth0").unwrap().index;
+    let other = ip("192.0.2.9");
+    netlink.add_address(eth0, Prefix::from(other)).unwrap();
+    let (sender, receiver) = [(&pod.netns, other), (&neighbour.netns, neighbour.address)]
+        .map(|(netns, address)| netns.run(|| UdpSocket::bind((address, 5000)).unwrap()).unwrap())
+        .into();
+    receiver.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+    let arrives = || {
+        sender.send_to(b"from 192.0.2.9", (neighbour.address, 5000)).unwrap();
+        receiver.recv_from(&mut [0; 32]).is_ok_and(|(_, from)| from.ip() == other)
+    };
+    assert!(!arrives(), "not before it is allowed");
+    let felix = "apiVersion: projectcalico.org/v3\nkind: FelixConfiguration\nmetadata: {name: default}\nspec: \
+                 {workloadSourceSpoofing: Any}\n";
+    lab.resources.write("felix.yaml", felix).unwrap();
+    write(&lab, "pod-a1", &format!("{text}  allowSpoofedSourcePrefixes: [192.0.2.0/24]\n"));
+    until("the source is allowed", arrives);
+    lab.resources.remove("felix.yaml").unwrap();
+    until("the source is not allowed", || !arrives());
+    assert_eq!(pod.netns.netlink().unwrap().link("eth0").unwrap().index, eth0);
+    assert!(!output(&mut lab, 0).contains("endpoint detached"));
+    lab.stop().unwrap_or_else(|error| panic!("{error}"));
+}
+
 #[test]
 fn an_interface_that_somebody_deletes_is_made_again() {
     let mut lab = start(LabSpec::new(Mode::Vxlan), &[]);

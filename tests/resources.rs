@@ -160,7 +160,8 @@ fn felix_settings_and_their_scope() {
     let Resource::FelixConfiguration(felix) = one(&yaml(
         "FelixConfiguration",
         "node.node-a",
-        "vxlanPort: 4790\nvxlanVNI: 16777215\nvxlanMTU: 0\nipipMTU: 1400",
+        "vxlanPort: 4790\nvxlanVNI: 16777215\nvxlanMTU: 0\nipipMTU: 1400\nallowIPIPPacketsFromWorkloads: true\n\
+         allowVXLANPacketsFromWorkloads: false\nworkloadSourceSpoofing: Any",
     )) else {
         panic!("not a FelixConfiguration")
     };
@@ -168,6 +169,19 @@ fn felix_settings_and_their_scope() {
     assert_eq!((felix.vxlan_port, felix.vxlan_vni), (Some(4790), Some(0xff_ffff)));
     assert_eq!(felix.vxlan_mtu, Some(MtuSetting::Auto));
     assert_eq!((felix.ipip_mtu, felix.mtu), (Some(MtuSetting::Bytes(1400)), None));
+    let allowed = (felix.allow_ipip_from_workloads, felix.allow_vxlan_from_workloads);
+    assert_eq!((allowed, felix.allow_spoofed_sources), ((Some(true), Some(false)), Some(true)));
+}
+
+/// Canonical or not, of both families.
+#[test]
+fn allowed_sources_of_an_endpoint() {
+    let spec = "node: a\nallowSpoofedSourcePrefixes: [192.0.2.7/24, fd00::/64, 0.0.0.0/0]";
+    let Resource::WorkloadEndpoint(endpoint) = one(&yaml("WorkloadEndpoint", "x", spec)) else {
+        panic!("not a WorkloadEndpoint")
+    };
+    let prefixes: Vec<String> = endpoint.spoofed_sources.iter().map(ToString::to_string).collect();
+    assert_eq!(prefixes, ["192.0.2.0/24", "fd00::/64", "0.0.0.0/0"]);
 }
 
 /// Felix's names, Felix's order: the environment, the node's own, everybody's.
@@ -360,6 +374,21 @@ fn each_wrong_field_is_named_with_what_is_allowed() {
             "WorkloadEndpoint",
             "node: a\nmac: 02-00-00-00-00-01",
             "WorkloadEndpoint default/it: spec.mac: \"02-00-00-00-00-01\" is not a unicast Ethernet address (e.g. 66:f9:37:c3:7e:94)",
+        ),
+        (
+            "WorkloadEndpoint",
+            "node: a\nallowSpoofedSourcePrefixes: [192.0.2.1]",
+            "WorkloadEndpoint default/it: spec.allowSpoofedSourcePrefixes[0]: \"192.0.2.1\" is not a prefix (e.g. 192.0.2.0/24)",
+        ),
+        (
+            "FelixConfiguration",
+            "workloadSourceSpoofing: Enabled",
+            "FelixConfiguration it: spec.workloadSourceSpoofing: \"Enabled\" is not Any or Disabled",
+        ),
+        (
+            "FelixConfiguration",
+            "allowIPIPPacketsFromWorkloads: yes",
+            "FelixConfiguration it: spec.allowIPIPPacketsFromWorkloads: \"yes\" is not true or false",
         ),
         (
             "FelixConfiguration",

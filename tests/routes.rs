@@ -401,6 +401,38 @@ fn ipv6_is_left_out_for_now() {
     assert_eq!(plan.warnings, ["endpoint default/q has no IPv4 address: it is not served"]);
 }
 
+/// S1: the endpoint's own word counts where `workloadSourceSpoofing` lets it, the node's setting before the default.
+#[test]
+fn allowed_sources_count_where_felix_says_so() {
+    let node = "apiVersion: projectcalico.org/v3\nkind: Node\nmetadata: {name: a}\nspec: {bgp: {ipv4Address: 10.0.0.1/24}}\n";
+    let endpoint = "---\napiVersion: projectcalico.org/v3\nkind: WorkloadEndpoint\nmetadata: {name: p, annotations: \
+                    {margay.dev/netns: /run/netns/p}}\nspec: {node: a, ipNetworks: [10.65.0.2], \
+                    allowSpoofedSourcePrefixes: [192.0.2.0/24, fd00::/64]}\n";
+    let felix = |name: &str, value: &str| {
+        format!(
+            "---\napiVersion: projectcalico.org/v3\nkind: FelixConfiguration\nmetadata: {{name: {name}}}\nspec: \
+             {{workloadSourceSpoofing: {value}}}\n"
+        )
+    };
+    for (felix, allowed) in [
+        (String::new(), false),
+        (felix("default", "Any"), true),
+        (felix("default", "Any") + &felix("node.a", "Disabled"), false),
+        (felix("default", "Disabled") + &felix("node.a", "Any"), true),
+    ] {
+        let text = format!("{node}{endpoint}{felix}");
+        let plan = plan(&Resources::build([parse("x", &text)]).unwrap(), "a").unwrap();
+        let sources: Vec<String> =
+            plan.endpoints[0].spoofed_sources.iter().map(ToString::to_string).collect();
+        let warning = "endpoint default/p: allowSpoofedSourcePrefixes has no effect unless FelixConfiguration's \
+                       workloadSourceSpoofing is Any";
+        match allowed {
+            true => assert_eq!((&sources[..], plan.warnings.len()), (&["192.0.2.0/24".to_owned()][..], 0)),
+            false => assert_eq!((sources.len(), &plan.warnings[..]), (0, &[warning.to_owned()][..])),
+        }
+    }
+}
+
 #[test]
 fn a_node_that_cannot_run_is_told_why() {
     let parse = |text: &str| Resources::build([parse("test.yaml", text)]).unwrap();
@@ -453,6 +485,8 @@ fn settings_come_from_the_node_then_from_default_then_from_felix() {
         ipip_mtu: None,
         mtu: None,
         mtu_iface_pattern: None,
+        allow_ipip_from_workloads: false,
+        allow_vxlan_from_workloads: false,
     };
     assert_eq!(settings(&[]), none);
     assert_eq!(settings(&[felix("node.b", "vxlanPort: 1"), felix("other", "vxlanPort: 2")]), none);

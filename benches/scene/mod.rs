@@ -350,6 +350,7 @@ fn compile(remote: &[(Ipv4Addr, u8, usize, Encap)]) -> Fib {
         interface: "eth0".into(),
         netns: None,
         addresses: vec![IpAddr::V4(workload_address(id))],
+        spoofed_sources: Vec::new(),
         mac: None,
         queues: 1,
     };
@@ -371,6 +372,8 @@ fn compile(remote: &[(Ipv4Addr, u8, usize, Encap)]) -> Fib {
             ipip_mtu: None,
             mtu: None,
             mtu_iface_pattern: None,
+            allow_ipip_from_workloads: false,
+            allow_vxlan_from_workloads: false,
         },
         warnings: Vec::new(),
     };

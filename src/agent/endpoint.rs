@@ -98,6 +98,13 @@ enum Kind {
     Veth { before: Link, netns: Option<PathBuf> },
 }
 
+impl Attached {
+    /// Whether it is what `plan` wants. Which sources are allowed is the FIB's alone.
+    pub(super) fn serves(&self, plan: &EndpointPlan) -> bool {
+        EndpointPlan { spoofed_sources: self.plan.spoofed_sources.clone(), ..plan.clone() } == self.plan
+    }
+}
+
 /// Makes an endpoint's interface and gives its port to the workers: each can send, one receives each queue.
 /// The workload cannot send before [`Attached::raise`].
 ///

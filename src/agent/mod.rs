@@ -440,7 +440,9 @@ impl Agent {
     fn detach_old(&mut self) -> Result<(), AgentError> {
         let wanted: BTreeMap<&str, &EndpointPlan> =
             self.plan.endpoints.iter().map(|endpoint| (endpoint.name.as_str(), endpoint)).collect();
-        let is_old = |attached: &Attached| wanted.get(attached.plan.name.as_str()) != Some(&&attached.plan);
+        let is_old = |attached: &Attached| {
+            wanted.get(attached.plan.name.as_str()).is_none_or(|plan| !attached.serves(plan))
+        };
         let old: Vec<String> = self
             .endpoints
             .iter()
@@ -572,6 +574,9 @@ impl Agent {
                 tracing::warn!(port = ?id, %error, "the kernel refuses to send")
             }
             Event::PathChanged(change) => self.tell_path(change),
+            Event::Noted { anomaly, peer } => {
+                tracing::warn!(%anomaly, %peer, "{}", anomaly.explanation())
+            }
             Event::PortLost { id: PortId::Endpoint(id), error } => {
                 let lost = self.endpoints.iter().find(|(_, attached)| attached.id == id);
                 if let Some(name) = lost.map(|(name, _)| name.clone()) {

@@ -18,7 +18,7 @@ use crate::datastore;
 use crate::fib::OuterTtl;
 use crate::resource::FelixConfiguration;
 use crate::sys::{limits, privileges};
-use crate::verdict::{DropReason, PuntReason, Sent};
+use crate::verdict::{Anomaly, DropReason, PuntReason, Sent};
 
 /// Forward this node's pods' traffic, until SIGTERM or Ctrl-C.
 #[derive(Debug, clap::Args)]
@@ -167,7 +167,7 @@ fn signals() -> std::io::Result<Receiver<Signal>> {
 /// With how many a drop reason is listed by name.
 const LISTED: usize = 4;
 
-/// What was counted: every frame in exactly one line, and of each drop reason with whom.
+/// What was counted: every frame in exactly one line, of each drop reason with whom, and what was wrong with others beside it.
 fn summary(counts: &Counts) -> String {
     let tally = &counts.total;
     let mut out = format!("margay: {} frames in\n", tally.input);
@@ -193,6 +193,9 @@ fn summary(counts: &Counts) -> String {
             let others: u64 = by.iter().skip(LISTED).map(|(_, count)| count).sum();
             line(others, "", "", "others");
         }
+    }
+    for anomaly in Anomaly::ALL {
+        line(tally.anomalies[anomaly.index()], "noted", anomaly.name(), anomaly.explanation());
     }
     out
 }

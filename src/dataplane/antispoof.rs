@@ -2,7 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use crate::fib::{Action, Fib};
+use super::decap;
+use crate::fib::{Action, Endpoint, Fib};
 use crate::verdict::DropReason;
 
 /// Where a workload finds its gateway (Calico's link-local next hop).
@@ -16,6 +17,23 @@ pub fn is_martian(address: Ipv4Addr) -> bool {
         [0 | 127 | 224..=255, ..] | [169, 254, ..] => true,
         [1..=126 | 128..=223, ..] => false,
     }
+}
+
+/// Whether a workload may send from an address that is not its own: its resource names it, and a router may take it.
+#[cold]
+pub fn may_spoof(endpoint: &Endpoint, source: Ipv4Addr) -> bool {
+    endpoint.may_spoof(source) && !is_martian(source)
+}
+
+/// A workload must not speak the tunnels' protocols: what it forged would be taken for a node's. As in Felix,
+/// `allowIPIPPacketsFromWorkloads` and `allowVXLANPacketsFromWorkloads` let it.
+#[cold]
+pub fn tunnel_from_workload(fib: &Fib, tunnel: decap::Kind) -> Result<(), DropReason> {
+    let allowed = match tunnel {
+        decap::Kind::Ipip => fib.node().allow_ipip_from_workloads,
+        decap::Kind::Vxlan => fib.node().allow_vxlan_from_workloads,
+    };
+    if allowed { Ok(()) } else { Err(DropReason::TunnelFromWorkload) }
 }
 
 /// A packet out of the tunnel of `peer`, its outer source, must come from what the FIB sends back to that peer,

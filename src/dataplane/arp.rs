@@ -13,7 +13,7 @@ use crate::wire::MacAddr;
 use crate::wire::arp::{self, Arp, Operation};
 use crate::wire::ethernet::{self, EtherType, Ethernet};
 
-use super::antispoof::GATEWAY_ADDRESS;
+use super::antispoof::{self, GATEWAY_ADDRESS};
 
 /// Turns a request into its reply in place (RFC 826, RFC 1027). What must stay unanswered is an error.
 pub fn answer(
@@ -29,7 +29,9 @@ pub fn answer(
 
     // RFC 5227 2.1: a probe asks with an empty sender address. For the workload's own address, silence
     // says that it is free; for any other the gateway answers, as it does to everybody.
-    if !arp.is_probe() && !endpoint.owns(asker_ip) {
+    // A source that it may use is one that its kernel asks from as well.
+    let is_its = |address| endpoint.owns(address) || antispoof::may_spoof(endpoint, address);
+    if !arp.is_probe() && !is_its(asker_ip) {
         return Err(DropReason::ArpSpoofed);
     }
     if ethernet.src() != asker || asker.is_multicast() {
@@ -38,7 +40,7 @@ pub fn answer(
     if !arp.is_probe() {
         neighbors.learn(id, asker);
     }
-    if arp.op() != Operation::Request || endpoint.owns(target) {
+    if arp.op() != Operation::Request || is_its(target) {
         return Err(DropReason::ArpNotAnswered);
     }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crossbeam::utils::CachePadded;
 
 use super::accounts::{Exceptions, Ledger, Party};
-use crate::verdict::{DropReason, PuntReason, Sent};
+use crate::verdict::{Anomaly, DropReason, PuntReason, Sent};
 
 /// What a worker counted since its last turn: plain numbers, no sharing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +20,8 @@ pub struct Tally {
     pub punted: [u64; PuntReason::COUNT],
     /// Frames dropped, by reason.
     pub dropped: [u64; DropReason::COUNT],
+    /// What was wrong with frames beside their outcomes.
+    pub anomalies: [u64; Anomaly::COUNT],
 }
 
 impl Default for Tally {
@@ -29,6 +31,7 @@ impl Default for Tally {
             sent: [0; Sent::COUNT],
             punted: [0; PuntReason::COUNT],
             dropped: [0; DropReason::COUNT],
+            anomalies: [0; Anomaly::COUNT],
         }
     }
 }
@@ -40,7 +43,11 @@ impl Tally {
     }
 
     fn cells(&self) -> impl Iterator<Item = &u64> {
-        std::iter::once(&self.input).chain(&self.sent).chain(&self.punted).chain(&self.dropped)
+        std::iter::once(&self.input)
+            .chain(&self.sent)
+            .chain(&self.punted)
+            .chain(&self.dropped)
+            .chain(&self.anomalies)
     }
 
     fn cells_mut(&mut self) -> impl Iterator<Item = &mut u64> {
@@ -48,6 +55,7 @@ impl Tally {
             .chain(&mut self.sent)
             .chain(&mut self.punted)
             .chain(&mut self.dropped)
+            .chain(&mut self.anomalies)
     }
 }
 
@@ -59,7 +67,7 @@ impl std::ops::AddAssign<&Tally> for Tally {
     }
 }
 
-const CELLS: usize = 1 + Sent::COUNT + PuntReason::COUNT + DropReason::COUNT;
+const CELLS: usize = 1 + Sent::COUNT + PuntReason::COUNT + DropReason::COUNT + Anomaly::COUNT;
 
 /// One worker's totals, published once a turn, and its accounts.
 #[derive(Debug)]

@@ -5,12 +5,12 @@ use std::net::IpAddr;
 use super::packet::Packet;
 use crate::buf::{Frame, PartialChecksum, Pool, Segmentation, Segments};
 use crate::fib::{Fib, VxlanHeader};
-use crate::verdict::DropReason;
+use crate::verdict::{Anomaly, DropReason};
 use crate::wire::ethernet::{EtherType, Ethernet};
 use crate::wire::ipv4::{self, Ipv4};
 use crate::wire::transport::Transport;
 use crate::wire::vxlan::Vxlan;
-use crate::wire::{Protocol, checksum, ecn};
+use crate::wire::{Ecn, Protocol, checksum, ecn};
 
 /// What a tunnel socket receives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,9 +21,23 @@ pub enum Kind {
     Vxlan,
 }
 
+/// What came out of a tunnel.
+#[derive(Debug, Clone, Copy)]
+pub struct Decapsulated {
+    /// The inner packet.
+    pub packet: Packet,
+    /// What is wrong with it, although it goes on.
+    pub anomaly: Option<Anomaly>,
+}
+
 /// Strips the outer headers. What remains is the inner IPv4 packet, whole and trimmed, its ECN field set.
 #[inline]
-pub fn decapsulate(fib: &Fib, kind: Kind, pool: &mut Pool, frame: &mut Frame) -> Result<Packet, DropReason> {
+pub fn decapsulate(
+    fib: &Fib,
+    kind: Kind,
+    pool: &mut Pool,
+    frame: &mut Frame,
+) -> Result<Decapsulated, DropReason> {
     let bytes = pool.bytes(frame);
     let (outer_ecn, stripped) = match kind {
         Kind::Ipip => {
@@ -54,15 +68,28 @@ pub fn decapsulate(fib: &Fib, kind: Kind, pool: &mut Pool, frame: &mut Frame) ->
     frame.strip(stripped);
 
     let ip = Ipv4::parse(pool.bytes(frame))?;
-    let mut inner = Packet::of(&ip);
+    let mut packet = Packet::of(&ip);
     frame.offload.checksum = recognise_checksum(&ip);
-    frame.truncate(usize::from(inner.len));
-    let marked = ecn::decapsulate(outer_ecn, inner.ecn).map_err(|_| DropReason::EcnCongestionLost)?;
-    if marked != inner.ecn {
-        ipv4::set_ecn(pool.bytes_mut(frame), marked);
-        inner.ecn = marked;
+    frame.truncate(usize::from(packet.len));
+    let mut anomaly = None;
+    if outer_ecn != packet.ecn {
+        anomaly = carry_mark(outer_ecn, pool.bytes_mut(frame), &mut packet)?;
     }
-    Ok(inner)
+    Ok(Decapsulated { packet, anomaly })
+}
+
+/// The outer header says otherwise than the inner one (RFC 6040 4.2): the inner one follows it, or does not.
+fn carry_mark(outer: Ecn, ip: &mut [u8], packet: &mut Packet) -> Result<Option<Anomaly>, DropReason> {
+    let marked = ecn::decapsulate(outer, packet.ecn).map_err(|_| DropReason::EcnCongestionLost)?;
+    let anomaly = ecn::is_dangerous(outer, packet.ecn).then_some(match packet.ecn {
+        Ecn::Ce => Anomaly::EcnEct1OverCe,
+        _ => Anomaly::EcnOverNotEct,
+    });
+    if marked != packet.ecn {
+        ipv4::set_ecn(ip, marked);
+        packet.ecn = marked;
+    }
+    Ok(anomaly)
 }
 
 /// VXLAN as Calico's device takes it, but for reserved bits: RFC 7348 5 says to ignore them.

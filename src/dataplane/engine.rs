@@ -13,7 +13,7 @@ use super::{arp, decap, encap, mss};
 use crate::buf::{Frame, Pool};
 use crate::fib::{Action, EndpointId, Fib, TunnelId};
 use crate::slowpath::probe;
-use crate::verdict::{DropReason, PuntReason};
+use crate::verdict::{Anomaly, DropReason, PuntReason};
 use crate::wire::ethernet::{self, EtherType, Ethernet};
 use crate::wire::ipv4::{self, Ipv4};
 use crate::wire::{MacAddr, Protocol};
@@ -64,12 +64,36 @@ pub struct Tables<'a> {
 #[derive(Debug)]
 pub struct Engine {
     ids: encap::OuterIds,
+    noted: Option<Noted>,
+}
+
+/// Anomalies since [`Engine::noted`] was last asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Noted {
+    /// How many of each.
+    pub counts: [u64; Anomaly::COUNT],
+    /// The last one, and the peer that sent it.
+    pub last: (Anomaly, IpAddr),
 }
 
 impl Engine {
     /// The engine of worker `index` of `workers`.
     pub fn new(index: usize, workers: usize) -> Self {
-        Engine { ids: encap::OuterIds::new(index, workers) }
+        Engine { ids: encap::OuterIds::new(index, workers), noted: None }
+    }
+
+    /// What was noted since the last call; nearly always nothing.
+    #[inline]
+    pub fn noted(&mut self) -> Option<Noted> {
+        self.noted.take()
+    }
+
+    #[cold]
+    fn note(&mut self, anomaly: Anomaly, peer: IpAddr) {
+        let last = (anomaly, peer);
+        let noted = self.noted.get_or_insert(Noted { counts: [0; Anomaly::COUNT], last });
+        noted.counts[anomaly.index()] += 1;
+        noted.last = last;
     }
 
     /// A frame that the workload behind `endpoint` sent.
@@ -95,10 +119,12 @@ impl Engine {
             return Err(DropReason::FrameNotForGateway);
         }
         let ip = Ipv4::parse(ethernet.payload())?;
-        if !known.owns(ip.src()) {
+        if !known.owns(ip.src()) && !antispoof::may_spoof(known, ip.src()) {
             return Err(DropReason::SourceNotOwned);
         }
-        refuse_tunnels(tables.fib, &ip)?;
+        if let Some(tunnel) = tunnel_of(tables.fib, &ip) {
+            antispoof::tunnel_from_workload(tables.fib, tunnel)?;
+        }
         check_offload(&ip, frame)?;
         tables.neighbors.learn(endpoint, ethernet.src());
         let packet = Packet::of(&ip);
@@ -154,8 +180,12 @@ impl Engine {
     ) -> Result<Verdict, DropReason> {
         let peer = frame.peer;
         let blame = |reason| antispoof::blame(tables.fib, peer, reason);
-        let inner = decap::decapsulate(tables.fib, tunnel, pool, frame).map_err(blame)?;
+        let decap::Decapsulated { packet: inner, anomaly } =
+            decap::decapsulate(tables.fib, tunnel, pool, frame).map_err(blame)?;
         antispoof::inner_source(tables.fib, inner.src, peer).map_err(blame)?;
+        if let Some(anomaly) = anomaly {
+            self.note(anomaly, peer);
+        }
         let action = tables.fib.lookup(inner.dst);
         let mtu = mtu(tables.fib, action);
         if inner.len > mtu {
@@ -243,9 +273,10 @@ impl Engine {
             }
             // The end of the way: no MTU lies behind it.
             Action::Host if tables.fib.is_local(packet.dst) => {
-                let nested = refuse_tunnels(tables.fib, &Ipv4::parse(pool.bytes(frame))?);
-                nested.map_err(|_| DropReason::TunnelNested)?;
-                Ok(Verdict::Host)
+                match tunnel_of(tables.fib, &Ipv4::parse(pool.bytes(frame))?) {
+                    Some(_) => Err(DropReason::TunnelNested),
+                    None => Ok(Verdict::Host),
+                }
             }
             // The gateway's address is this link's: nobody but a workload may ask for it (RFC 3927 7).
             Action::Host if packet.dst == GATEWAY_ADDRESS => Err(DropReason::DestinationMartian),
@@ -377,19 +408,15 @@ fn check_offload(ip: &Ipv4<'_>, frame: &Frame) -> Result<(), DropReason> {
     packet::check_offload(ip, frame.offload)
 }
 
-/// A workload must not speak the tunnels' protocols: what it forged would be taken for a node's
-/// (Felix drops the same unless `allowIPIPPacketsFromWorkloads` or `allowVXLANPacketsFromWorkloads`).
+/// The tunnel that a packet would be taken for by a node that it reaches.
 #[inline]
-fn refuse_tunnels(fib: &Fib, ip: &Ipv4<'_>) -> Result<(), DropReason> {
+fn tunnel_of(fib: &Fib, ip: &Ipv4<'_>) -> Option<decap::Kind> {
     if ip.protocol() == Protocol::IPIP {
-        return Err(DropReason::TunnelFromWorkload);
+        return Some(decap::Kind::Ipip);
     }
     // The port alone, not the length: of a first fragment, the datagram is longer than what is here. It is
     // asked before the protocol because it hardly ever fits, while nobody can guess between TCP and UDP.
-    let [_, _, high, low, ..] = *ip.payload() else { return Ok(()) };
+    let [_, _, high, low, ..] = *ip.payload() else { return None };
     let is_vxlan = u16::from_be_bytes([high, low]) == fib.node().vxlan_port;
-    if is_vxlan && ip.protocol() == Protocol::UDP && !ip.is_later_fragment() {
-        return Err(DropReason::TunnelFromWorkload);
-    }
-    Ok(())
+    (is_vxlan && ip.protocol() == Protocol::UDP && !ip.is_later_fragment()).then_some(decap::Kind::Vxlan)
 }

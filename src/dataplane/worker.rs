@@ -8,6 +8,7 @@
 //! clock once a turn.
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 
 use super::accounts::{self, Accounts};
 use super::decap::Kind;
-use super::engine::{Engine, Origin, Tables, Verdict};
+use super::engine::{Engine, Noted, Origin, Tables, Verdict};
 use super::neighbor::{Neighbor, Neighbors};
 use super::paths::{Change, Paths};
 use super::ports::{PortId, Ports, Refused};
@@ -29,7 +30,7 @@ use crate::fib::{EndpointId, Fib, Reader};
 use crate::io::{FRAMES, Port, Rx, TxReport};
 use crate::slowpath::probe::Prober;
 use crate::slowpath::{Made, Punted, SlowPath};
-use crate::verdict::{DropReason, PuntReason, Sent};
+use crate::verdict::{Anomaly, DropReason, PuntReason, Sent};
 
 /// What the agent tells a worker.
 pub enum Command {
@@ -74,6 +75,13 @@ pub enum Event {
     },
     /// What is known of the way to a peer has changed.
     PathChanged(Change),
+    /// Frames that went on although something is wrong with them; told once a minute at most.
+    Noted {
+        /// What.
+        anomaly: Anomaly,
+        /// Who sent the last of them.
+        peer: IpAddr,
+    },
 }
 
 /// How a worker is set up.
@@ -113,6 +121,7 @@ pub struct Worker {
     accounts: Accounts,
     now: Instant,
     last_complaint: Option<Instant>,
+    last_note: Option<Instant>,
     commands: Receiver<Command>,
     events: Sender<Event>,
     counters: Arc<Counters>,
@@ -120,6 +129,8 @@ pub struct Worker {
 
 const WAKE: Token = Token(usize::MAX);
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(1);
+/// An anomaly on the way does not pass by itself (RFC 6040 4.2: alarms must be limited).
+const NOTE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Whether a worker goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -158,6 +169,7 @@ impl Worker {
             accounts,
             now: Instant::now(),
             last_complaint: None,
+            last_note: None,
             commands: setup.commands,
             events: setup.events,
             counters: setup.counters,
@@ -196,13 +208,18 @@ impl Worker {
     /// Those of epoll_wait(2).
     pub fn turn(&mut self, wait: Option<Duration>) -> io::Result<Flow> {
         self.wait(wait)?;
-        self.now = Instant::now();
+        Ok(self.turn_at(Instant::now()))
+    }
+
+    /// One turn with what is there, at a time that the caller says; it never goes back.
+    pub fn turn_at(&mut self, now: Instant) -> Flow {
+        self.now = now;
         if self.fib.refresh() {
             self.accounts.follow(self.fib.current());
             self.slowpath.paths.take_up(self.fib.current());
         }
         if self.obey() == Flow::Stop {
-            return Ok(Flow::Stop);
+            return Flow::Stop;
         }
         let mut next = 0;
         while let Some(index) = self.ready.get(next) {
@@ -217,14 +234,32 @@ impl Worker {
             let fib = Arc::clone(self.fib.current());
             let tables = Tables { fib: &fib, neighbors: &self.neighbors };
             self.slowpath.tick(tables, self.now, &mut self.pool, &mut self.made);
-            self.originate();
+            // What waited may wait once more, for another workload: that question is of this turn as well.
+            while !self.made.is_empty() {
+                self.originate();
+            }
             self.flush();
         }
         for change in self.slowpath.changes() {
             let _ = self.events.try_send(Event::PathChanged(change));
         }
+        if let Some(noted) = self.engine.noted() {
+            self.tell(noted);
+        }
         self.counters.publish(&mut self.tally);
-        Ok(Flow::Continue)
+        Flow::Continue
+    }
+
+    #[cold]
+    fn tell(&mut self, noted: Noted) {
+        for (cell, count) in self.tally.anomalies.iter_mut().zip(noted.counts) {
+            *cell += count;
+        }
+        if self.last_note.is_none_or(|last| self.now.saturating_duration_since(last) >= NOTE_INTERVAL) {
+            self.last_note = Some(self.now);
+            let (anomaly, peer) = noted.last;
+            let _ = self.events.try_send(Event::Noted { anomaly, peer });
+        }
     }
 
     fn wait(&mut self, wait: Option<Duration>) -> io::Result<()> {

@@ -105,6 +105,8 @@ fn node(plan: &NodePlan, environment: &Environment) -> Result<Node, CompileError
         vtep_mac: plan.vtep_mac,
         vni: Vni(plan.settings.vxlan_vni),
         vxlan_port: plan.settings.vxlan_port,
+        allow_ipip_from_workloads: plan.settings.allow_ipip_from_workloads,
+        allow_vxlan_from_workloads: plan.settings.allow_vxlan_from_workloads,
         icmp_source: environment.icmp_source.or(tunnels.first().copied()).unwrap_or(address),
         host_mtu: environment.host_mtu.unwrap_or(u16::MAX),
         addresses: std::iter::once(address).chain(tunnels).collect(),
@@ -130,7 +132,13 @@ fn endpoints(
         if endpoints.len() <= index {
             endpoints.resize(index + 1, None);
         }
-        endpoints[index] = Some(Endpoint { primary, more: addresses.collect(), mtu, clamps });
+        endpoints[index] = Some(Endpoint {
+            primary,
+            more: addresses.collect(),
+            spoofed: endpoint.spoofed_sources.clone().into(),
+            mtu,
+            clamps,
+        });
     }
     Ok(endpoints)
 }

@@ -10,6 +10,8 @@ mod tunnel;
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use ipnet::Ipv4Net;
+
 use crate::lpm::Lpm;
 use crate::wire::MacAddr;
 use crate::wire::vxlan::Vni;
@@ -31,6 +33,8 @@ pub struct Endpoint {
     primary: Ipv4Addr,
     /// Further addresses.
     more: Box<[Ipv4Addr]>,
+    /// Further sources that it may send from, by leave of its resource.
+    spoofed: Box<[Ipv4Net]>,
     /// IP MTU of the workload's interface, bytes.
     pub mtu: u16,
     /// A pool that one of its addresses is of wants the MSS of TCP clamped.
@@ -42,6 +46,13 @@ impl Endpoint {
     #[inline]
     pub fn owns(&self, address: Ipv4Addr) -> bool {
         address == self.primary || self.more.contains(&address)
+    }
+
+    /// True when the workload may send from `address` although it is not its own (Calico's
+    /// `allowSpoofedSourcePrefixes`).
+    #[cold]
+    pub fn may_spoof(&self, address: Ipv4Addr) -> bool {
+        self.spoofed.iter().any(|prefix| prefix.contains(&address))
     }
 
     /// An address of the workload, to ask for its MAC.
@@ -83,6 +94,10 @@ pub struct Node {
     pub vni: Vni,
     /// UDP port of VXLAN.
     pub vxlan_port: u16,
+    /// Workloads may send IPIP of their own.
+    pub allow_ipip_from_workloads: bool,
+    /// Workloads may send VXLAN of their own.
+    pub allow_vxlan_from_workloads: bool,
     /// Source of ICMP errors: the one configured, else the tunnel address, else the node address.
     pub icmp_source: Ipv4Addr,
     /// IP MTU of the host interface, bytes.

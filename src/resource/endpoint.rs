@@ -38,6 +38,8 @@ pub struct WorkloadEndpoint {
     pub interface_name: Option<String>,
     /// `spec.ipNetworks`, each a single host.
     pub addresses: Vec<IpAddr>,
+    /// `spec.allowSpoofedSourcePrefixes`: further sources that it may send from.
+    pub spoofed_sources: Vec<Prefix>,
     /// `spec.mac`.
     pub mac: Option<MacAddr>,
     /// `margay.dev/attach`.
@@ -62,6 +64,7 @@ pub(super) fn read(
     let interface_name = spec.text("interfaceName", AN_INTERFACE, report, interface_name);
     let mac = mac(&mut spec, report);
     let addresses = addresses(&mut spec, report);
+    let spoofed_sources = spoofed_sources(&mut spec, report);
     // Names that Calico repeats from elsewhere; they lead nowhere here.
     for known in ["orchestrator", "containerID", "serviceAccountName"] {
         spec.value(known);
@@ -80,6 +83,7 @@ pub(super) fn read(
         endpoint: endpoint.unwrap_or_else(|| "eth0".to_owned()),
         interface_name,
         addresses,
+        spoofed_sources,
         mac,
         attach: attachment.attach,
         netns: attachment.netns,
@@ -131,6 +135,17 @@ fn addresses(spec: &mut Section<'_>, report: &mut Report<'_>) -> Vec<IpAddr> {
         report.notice(Notice::Ipv6NotRouted { kind: KIND, path: "spec.ipNetworks" });
     }
     addresses
+}
+
+fn spoofed_sources(spec: &mut Section<'_>, report: &mut Report<'_>) -> Vec<Prefix> {
+    let mut prefixes = Vec::new();
+    for (path, value) in spec.list("allowSpoofedSourcePrefixes", report) {
+        match value.as_str().and_then(|text| text.parse::<Prefix>().ok()) {
+            None => report.wrong(&path, value, "a prefix (e.g. 192.0.2.0/24)"),
+            Some(prefix) => prefixes.push(prefix.trunc()),
+        }
+    }
+    prefixes
 }
 
 fn single_host(text: &str) -> Option<IpAddr> {

@@ -48,6 +48,12 @@ pub struct FelixConfiguration {
     pub mtu: Option<MtuSetting>,
     /// `spec.mtuIfacePattern`: a regular expression that is one.
     pub mtu_iface_pattern: Option<String>,
+    /// `spec.allowIPIPPacketsFromWorkloads`.
+    pub allow_ipip_from_workloads: Option<bool>,
+    /// `spec.allowVXLANPacketsFromWorkloads`.
+    pub allow_vxlan_from_workloads: Option<bool>,
+    /// `spec.workloadSourceSpoofing`: `Any` is true, `Disabled` is false.
+    pub allow_spoofed_sources: Option<bool>,
 }
 
 const KIND: &str = "FelixConfiguration";
@@ -65,6 +71,14 @@ pub(super) fn read(
     let mtu = mtu(&mut spec, "mtu", report);
     let mtu_iface_pattern = spec
         .text("mtuIfacePattern", A_PATTERN, report, |text| Regex::new(text).is_ok().then(|| text.to_owned()));
+    let allow_ipip_from_workloads = spec.flag("allowIPIPPacketsFromWorkloads", report);
+    let allow_vxlan_from_workloads = spec.flag("allowVXLANPacketsFromWorkloads", report);
+    let allow_spoofed_sources =
+        spec.text("workloadSourceSpoofing", "Any or Disabled", report, |text| match text {
+            "Any" => Some(true),
+            "Disabled" => Some(false),
+            _ => None,
+        });
     spec.finish(KIND, report);
 
     let scope = match (meta.name.as_str(), meta.name.strip_prefix("node.")) {
@@ -84,6 +98,9 @@ pub(super) fn read(
         ipip_mtu,
         mtu,
         mtu_iface_pattern,
+        allow_ipip_from_workloads,
+        allow_vxlan_from_workloads,
+        allow_spoofed_sources,
     })
 }
 

@@ -11,8 +11,8 @@ use super::{
 };
 use crate::lpm::Prefix;
 use crate::resource::{
-    Claim, IpPool, Mode, MssClamp, MtuSetting, Node, PoolUse, ResourceError, Resources, Scope,
-    WorkloadEndpoint,
+    Claim, FelixConfiguration, IpPool, Mode, MssClamp, MtuSetting, Node, PoolUse, ResourceError, Resources,
+    Scope, WorkloadEndpoint,
 };
 
 /// The resources are valid, but this node cannot run from them.
@@ -310,11 +310,17 @@ impl<'r> Calculation<'r> {
                 self.warnings.push(warning);
             }
         }
+        let here = &self.here.meta.name;
+        let may_spoof = felix(self.resources, here, |felix| felix.allow_spoofed_sources).unwrap_or(false);
         for endpoint in &self.resources.endpoints {
             let ours = endpoint.node == self.here.meta.name;
+            let name = &endpoint.meta.name;
             if ours && !endpoint.addresses.iter().any(IpAddr::is_ipv4) {
-                let name = &endpoint.meta.name;
                 self.warnings.push(format!("endpoint {name} has no IPv4 address: it is not served"));
+            }
+            if ours && !may_spoof && !endpoint.spoofed_sources.is_empty() {
+                let warning = "allowSpoofedSourcePrefixes has no effect unless FelixConfiguration's workloadSourceSpoofing is Any";
+                self.warnings.push(format!("endpoint {name}: {warning}"));
             }
         }
         // One wrong mask is at odds with every peer; the first few pairs tell it.
@@ -418,6 +424,7 @@ fn pool_plan(pool: &IpPool) -> PoolPlan {
 fn local_endpoints(resources: &Resources, node: &str) -> Result<Vec<EndpointPlan>, PlanError> {
     let mut errors = Vec::new();
     let mut plans = Vec::new();
+    let may_spoof = felix(resources, node, |felix| felix.allow_spoofed_sources).unwrap_or(false);
     for endpoint in resources.endpoints.iter().filter(|endpoint| endpoint.node == node) {
         let addresses: Vec<IpAddr> = endpoint.addresses.iter().copied().filter(IpAddr::is_ipv4).collect();
         if addresses.is_empty() {
@@ -434,16 +441,21 @@ fn local_endpoints(resources: &Resources, node: &str) -> Result<Vec<EndpointPlan
                 ),
             });
         }
-        plans.push(endpoint_plan(endpoint, addresses));
+        plans.push(endpoint_plan(endpoint, addresses, may_spoof));
     }
     if errors.is_empty() { Ok(plans) } else { Err(PlanError::Incomplete(errors)) }
 }
 
-fn endpoint_plan(endpoint: &WorkloadEndpoint, addresses: Vec<IpAddr>) -> EndpointPlan {
+fn endpoint_plan(endpoint: &WorkloadEndpoint, addresses: Vec<IpAddr>, may_spoof: bool) -> EndpointPlan {
     let interface = match (endpoint.attach, &endpoint.interface_name) {
         (Attach::Veth, Some(host_end)) => host_end.clone(),
         _ => endpoint.endpoint.clone(),
     };
+    let spoofed = endpoint.spoofed_sources.iter().filter(|_| may_spoof);
+    let spoofed = spoofed.filter_map(|prefix| match prefix {
+        Prefix::V4(prefix) => Some(*prefix),
+        Prefix::V6(_) => None,
+    });
     EndpointPlan {
         name: endpoint.meta.name.clone(),
         workload: endpoint.workload.clone(),
@@ -451,28 +463,38 @@ fn endpoint_plan(endpoint: &WorkloadEndpoint, addresses: Vec<IpAddr>) -> Endpoin
         interface,
         netns: endpoint.netns.clone(),
         addresses,
+        spoofed_sources: spoofed.collect(),
         mac: endpoint.mac,
         queues: endpoint.queues,
     }
 }
 
-/// Felix's order: its environment, the node's own configuration, `default`, field by field, then the defaults.
+/// What Felix is told: by its environment, the node's own configuration, `default`, field by field.
+fn felix<T>(
+    resources: &Resources,
+    node: &str,
+    field: impl Fn(&FelixConfiguration) -> Option<T>,
+) -> Option<T> {
+    let of = |scope: Scope| resources.felix.iter().find(|felix| felix.scope == scope);
+    let layers = [of(Scope::Environment), of(Scope::Node(node.to_owned())), of(Scope::Everywhere)];
+    layers.into_iter().flatten().find_map(field)
+}
+
 fn settings(resources: &Resources, node: &str) -> Settings {
-    let own = resources.felix.iter().find(|felix| felix.scope == Scope::Node(node.to_owned()));
-    let common = resources.felix.iter().find(|felix| felix.scope == Scope::Everywhere);
-    let environment = resources.felix.iter().find(|felix| felix.scope == Scope::Environment);
-    let layers = [environment, own, common];
-    let layers = || layers.iter().flatten();
     let bytes = |setting: Option<MtuSetting>| match setting {
         Some(MtuSetting::Bytes(bytes)) => Some(bytes),
         Some(MtuSetting::Auto) | None => None,
     };
+    let allowed =
+        |field: fn(&FelixConfiguration) -> Option<bool>| felix(resources, node, field).unwrap_or(false);
     Settings {
-        vxlan_port: layers().find_map(|felix| felix.vxlan_port).unwrap_or(4789),
-        vxlan_vni: layers().find_map(|felix| felix.vxlan_vni).unwrap_or(4096),
-        vxlan_mtu: bytes(layers().find_map(|felix| felix.vxlan_mtu)),
-        ipip_mtu: bytes(layers().find_map(|felix| felix.ipip_mtu)),
-        mtu: bytes(layers().find_map(|felix| felix.mtu)),
-        mtu_iface_pattern: layers().find_map(|felix| felix.mtu_iface_pattern.clone()),
+        vxlan_port: felix(resources, node, |felix| felix.vxlan_port).unwrap_or(4789),
+        vxlan_vni: felix(resources, node, |felix| felix.vxlan_vni).unwrap_or(4096),
+        vxlan_mtu: bytes(felix(resources, node, |felix| felix.vxlan_mtu)),
+        ipip_mtu: bytes(felix(resources, node, |felix| felix.ipip_mtu)),
+        mtu: bytes(felix(resources, node, |felix| felix.mtu)),
+        allow_ipip_from_workloads: allowed(|felix| felix.allow_ipip_from_workloads),
+        allow_vxlan_from_workloads: allowed(|felix| felix.allow_vxlan_from_workloads),
+        mtu_iface_pattern: felix(resources, node, |felix| felix.mtu_iface_pattern.clone()),
     }
 }

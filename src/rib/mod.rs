@@ -139,6 +139,9 @@ pub struct EndpointPlan {
     pub netns: Option<std::path::PathBuf>,
     /// Addresses, each a single host (`ipNetworks`); at least one.
     pub addresses: Vec<IpAddr>,
+    /// `allowSpoofedSourcePrefixes`: sources that it may send from beside its addresses; none unless
+    /// `workloadSourceSpoofing` is `Any`.
+    pub spoofed_sources: Vec<ipnet::Ipv4Net>,
     /// `spec.mac`; learned when absent.
     pub mac: Option<MacAddr>,
     /// Queues of the TAP, 1 unless `margay.dev/queues` says more.
@@ -177,6 +180,10 @@ pub struct Settings {
     pub mtu: Option<u16>,
     /// `mtuIfacePattern`: a valid regular expression; the underlay carries no more than the interfaces of these names.
     pub mtu_iface_pattern: Option<String>,
+    /// `allowIPIPPacketsFromWorkloads`, false.
+    pub allow_ipip_from_workloads: bool,
+    /// `allowVXLANPacketsFromWorkloads`, false.
+    pub allow_vxlan_from_workloads: bool,
 }
 
 /// Everything that one node's agent needs of the desired state.

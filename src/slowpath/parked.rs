@@ -95,7 +95,11 @@ impl Parked {
             };
             *total -= waiting.packets.len();
             for Packet { origin, bytes, offload } in waiting.packets.drain(..) {
-                let Some(reason) = reason else {
+                // S6: it may be for another workload by now, but what came in does not leave the node again.
+                let action = Ipv4::parse(&bytes).map(|ip| tables.fib.lookup(ip.dst()));
+                let leaves =
+                    matches!(action, Ok(Action::Tunnel(_) | Action::Direct(_) | Action::Host) | Err(_));
+                let Some(reason) = reason.or(leaves.then_some(DropReason::EndpointGone)) else {
                     made.push(Made::of(origin, filled(pool, &bytes, offload)));
                     continue;
                 };

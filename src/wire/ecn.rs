@@ -69,6 +69,13 @@ pub const fn decapsulate(outer: Ecn, inner: Ecn) -> Result<Ecn, CongestionUnhear
     }
 }
 
+/// The combinations of figure 4 that nobody makes and that may hide congestion ("!!!"), the one aside that is
+/// dropped: the outer header came to say ECT where its inner one does not, or takes back what the inner one says.
+#[inline]
+pub const fn is_dangerous(outer: Ecn, inner: Ecn) -> bool {
+    matches!((outer, inner), (Ecn::Ect0 | Ecn::Ect1, Ecn::NotEct) | (Ecn::Ect1, Ecn::Ce))
+}
+
 #[cfg(test)]
 mod tests {
     use super::Ecn::{Ce, Ect0, Ect1, NotEct};
@@ -88,6 +95,14 @@ mod tests {
         for ecn in [NotEct, Ect1, Ect0, Ce] {
             assert_eq!(encapsulate(ecn), ecn);
         }
+    }
+
+    #[test]
+    fn rfc_6040_figure_4_what_is_dangerous() {
+        let all = [NotEct, Ect0, Ect1, Ce];
+        let pairs = all.into_iter().flat_map(|outer| all.map(|inner| (outer, inner)));
+        let dangerous: Vec<_> = pairs.filter(|(outer, inner)| is_dangerous(*outer, *inner)).collect();
+        assert_eq!(dangerous, [(Ect0, NotEct), (Ect1, NotEct), (Ect1, Ce)]);
     }
 
     #[test]

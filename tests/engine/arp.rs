@@ -112,12 +112,19 @@ fn a4_a_group_address_is_never_learned() {
 #[test]
 fn a5_what_is_no_ethernet_ipv4_question_is_ignored() {
     let good = question(MacAddr::BROADCAST, GATEWAY);
-    for (at, value) in
-        [(0, 1), (1, 6), (2, 0x86), (3, 1), (4, 8), (4, 0), (5, 16), (5, 0), (6, 1), (7, 0), (7, 3), (7, 9)]
-    {
+    // Hardware, protocol, both lengths and the operation, each byte of them with each wrong value.
+    let mut bed = Bed::new();
+    let right = [0, 1, 8, 0, 6, 4, 0, 1];
+    for (at, value) in (0..8).flat_map(|at| (0..=255).map(move |value| (at, value))) {
+        // An operation of 2 is a reply.
+        if value == right[at] || (at, value) == (7, 2) {
+            continue;
+        }
         let mut frame = good.clone();
         frame.bytes[14 + at] = value;
-        unanswered(frame, DropReason::ArpMalformed);
+        let exchange = bed.one(ALPHA, frame);
+        assert_eq!(exchange.out, [], "byte {at}: {value}");
+        assert_eq!(exchange.tally.dropped[DropReason::ArpMalformed.index()], 1, "byte {at}: {value}");
     }
     for len in 0..good.bytes.len() {
         let cut = MemoryFrame::new(&good.bytes[..len]);

@@ -100,7 +100,12 @@ pub fn resources(lines: &str) -> Resources {
             ["pod", name, node, addresses, ..] => {
                 let mut spec = format!("node: {node}\n  ipNetworks: [{addresses}]");
                 spec.extend(line("mac", option("mac").map(|mac| format!("'{mac}'")).as_deref()));
+                let spoofed = option("spoofs").map(|prefixes| format!("[{prefixes}]"));
+                spec.extend(line("allowSpoofedSourcePrefixes", spoofed.as_deref()));
                 ("WorkloadEndpoint", name.to_owned(), spec)
+            }
+            ["felix", field, value] => {
+                ("FelixConfiguration", "default".to_owned(), format!("{field}: {value}"))
             }
             _ => panic!("{line:?}", line = words),
         };
@@ -177,6 +182,8 @@ pub struct Bed {
     counters: Arc<Counters>,
     paths: Arc<Paths>,
     slots: usize,
+    /// The time of each turn, where the test has a clock of its own.
+    pub clock: Option<Instant>,
 }
 
 impl Bed {
@@ -223,7 +230,7 @@ impl Bed {
         publication.reader().current().tunnels().for_each(|(_, tunnel)| tunnel.fit(None));
         let worker = worker.expect("epoll and eventfd").sharing(Arc::clone(&paths), None, true);
         let publication = Arc::clone(publication);
-        Bed { worker, publication, commands, events, wires: Vec::new(), counters, paths, slots }
+        Bed { worker, publication, commands, events, wires: Vec::new(), counters, paths, slots, clock: None }
     }
 
     /// The same asking its peers what their paths take.
@@ -290,7 +297,10 @@ impl Bed {
         }
         // Each port is read a batch a turn.
         for _ in 0..most / margay::io::BATCH + 1 {
-            self.worker.turn(Some(Duration::ZERO)).expect("epoll_wait");
+            match self.clock {
+                Some(now) => self.worker.turn_at(now),
+                None => self.worker.turn(Some(Duration::ZERO)).expect("epoll_wait"),
+            };
         }
         let (tally, free) = self.worker.inspect();
         assert_eq!(free, self.slots, "a slot leaked");
@@ -319,5 +329,6 @@ fn since(before: &Tally, after: &Tally) -> Tally {
     subtract(&mut difference.sent, &before.sent);
     subtract(&mut difference.punted, &before.punted);
     subtract(&mut difference.dropped, &before.dropped);
+    subtract(&mut difference.anomalies, &before.anomalies);
     difference
 }

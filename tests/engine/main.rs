@@ -9,6 +9,7 @@ mod arp;
 mod bed;
 mod errors;
 mod forwarding;
+mod malformed;
 mod mss;
 mod mtu;
 mod neighbors;

@@ -160,6 +160,22 @@ fn what_waits_follows_the_route_of_the_moment_when_it_is_sent() {
     assert_eq!(exchange.tally.dropped[DropReason::Blackhole.index()], 1);
 }
 
+/// S6: not out of the node, into which it may have come by a tunnel, nor to a kernel that might send it there.
+#[test]
+fn s6_what_waits_does_not_leave_the_node_when_its_address_moves_away() {
+    let moved_to_c = format!("{}block 10.65.0.3/32 c\n", CLUSTER.replace("pod beta a", "pod beta c"));
+    let nowhere = "node a 192.168.77.1/24\npod alpha a 10.65.0.2/32\n".to_owned();
+    for cluster in [moved_to_c, nowhere] {
+        let mut bed = bed();
+        bed.one(PortId::Vxlan, Ip::udp(B_VXLAN, BETA_IP, 1).in_vxlan(PEER_B, VTEP_A, VTEP_B));
+        bed.publish(compile(&cluster, "a", Machine::default()));
+        bed.attach(BETA.into(), Some(Neighbor::fixed(BETA_MAC)));
+        let exchange = bed.exchange([]);
+        assert_eq!(exchange.out, []);
+        assert_eq!(exchange.tally.dropped[DropReason::EndpointGone.index()], 1);
+    }
+}
+
 /// A reload of the same resources gives the same answers, without a packet lost in between.
 #[test]
 fn a_new_snapshot_loses_nothing() {

@@ -6,6 +6,7 @@ use margay::buf::{Offload, PartialChecksum};
 use margay::dataplane::{Neighbor, PortId};
 use margay::io::memory::MemoryFrame;
 use margay::verdict::DropReason;
+use margay::wire::MacAddr;
 
 use crate::bed::*;
 use crate::packets::*;
@@ -38,6 +39,50 @@ fn s1_a_workload_sends_from_its_own_addresses_alone() {
         let ip = Ip::udp(source, ALPHA_IP, 1);
         let exchange = Bed::new().one(GAMMA, ip.sent_by(GAMMA_MAC));
         assert_eq!(exchange.out, [(ALPHA.into(), ip.hop().delivered_to(ALPHA_MAC))]);
+    }
+}
+
+/// Calico's `allowSpoofedSourcePrefixes`, where `workloadSourceSpoofing` lets it: what stands there, no more.
+#[test]
+fn s1_allowed_prefixes_are_the_workloads_too() {
+    let pods = CLUSTER.replace("0:00:0a", "0:00:0a spoofs=192.0.2.0/25,127.0.0.0/8");
+    let bed = |felix: &str| {
+        let fib = compile(&format!("{pods}{felix}"), "a", Machine::default());
+        let known = |mac| Some(Neighbor::fixed(mac));
+        Bed::bare(fib, 8).with_ports([(ALPHA.into(), known(ALPHA_MAC)), (BETA.into(), known(BETA_MAC))])
+    };
+    let from = |source: [u8; 4]| Ip::udp(source.into(), BETA_IP, 1);
+    let allowed = "felix workloadSourceSpoofing Any\n";
+    for source in [[192, 0, 2, 0], [192, 0, 2, 127]] {
+        let exchange = bed(allowed).one(ALPHA, from(source).sent_by(ALPHA_MAC));
+        assert_eq!(exchange.out, [(BETA.into(), from(source).hop().delivered_to(BETA_MAC))]);
+    }
+    // Its kernel asks for the gateway from there as well, and tells of the address without being contradicted.
+    let gateway = (MacAddr([0; 6]), [169, 254, 1, 1].into());
+    let asker = (ALPHA_MAC, [192, 0, 2, 1].into());
+    let exchange = bed(allowed).one(ALPHA, arp(MacAddr::BROADCAST, 1, asker, gateway));
+    let reply = arp(ALPHA_MAC, 2, (MacAddr::GATEWAY, gateway.1), asker);
+    assert_eq!(exchange.out, [(ALPHA.into(), reply)]);
+    let probe = arp(MacAddr::BROADCAST, 1, (ALPHA_MAC, [0; 4].into()), (MacAddr([0; 6]), asker.1));
+    assert_eq!(bed(allowed).one(ALPHA, probe).out, []);
+    // A martian stays one, and who else's is not meant.
+    let refused = |bed: &mut Bed, id, frame, reason: DropReason| {
+        let exchange = bed.one(id, frame);
+        assert_eq!(exchange.out, []);
+        assert_eq!(exchange.tally.dropped[reason.index()], 1, "{:?}", exchange.tally);
+    };
+    let mut bed_of_any = bed(allowed);
+    for source in [[192, 0, 2, 128], [192, 0, 1, 255], [127, 0, 0, 1], BETA_IP.octets()] {
+        refused(&mut bed_of_any, ALPHA, from(source).sent_by(ALPHA_MAC), DropReason::SourceNotOwned);
+    }
+    let ip = Ip::udp([192, 0, 2, 1].into(), ALPHA_IP, 1);
+    refused(&mut bed_of_any, BETA, ip.sent_by(BETA_MAC), DropReason::SourceNotOwned);
+    let claim = arp(MacAddr::BROADCAST, 1, (ALPHA_MAC, [192, 0, 2, 128].into()), gateway);
+    refused(&mut bed_of_any, ALPHA, claim, DropReason::ArpSpoofed);
+    // Felix's default is Disabled.
+    for felix in ["", "felix workloadSourceSpoofing Disabled\n"] {
+        let frame = from([192, 0, 2, 1]).sent_by(ALPHA_MAC);
+        refused(&mut bed(felix), ALPHA, frame, DropReason::SourceNotOwned);
     }
 }
 
@@ -121,6 +166,44 @@ fn s5_a_workload_makes_no_tunnel_packets() {
     }
 }
 
+/// Felix's two settings, each for its own protocol. What comes back to a socket of this node's own is a stranger's.
+#[test]
+fn s5_a_workload_makes_the_tunnel_packets_that_felix_allows() {
+    let wrapped = Ip::udp(B_VXLAN, ALPHA_IP, 1);
+    let ipip = |to| Ip::new(ALPHA_IP, to, IPIP, wrapped.bytes());
+    let payload = wrapped.in_vxlan(PEER_B, VTEP_A, VTEP_B).bytes;
+    let vxlan = |to| Ip::datagram(ALPHA_IP, to, (50000, 4789), &payload);
+    for (felix, has_ipip, has_vxlan) in [
+        ("felix allowIPIPPacketsFromWorkloads true\n", true, false),
+        ("felix allowVXLANPacketsFromWorkloads true\n", false, true),
+        ("felix allowIPIPPacketsFromWorkloads false\n", false, false),
+    ] {
+        let fib = compile(&format!("{CLUSTER}{felix}"), "a", Machine::default());
+        let known = |mac| Some(Neighbor::fixed(mac));
+        let mut bed =
+            Bed::bare(fib, 8).with_ports([(ALPHA.into(), known(ALPHA_MAC)), (BETA.into(), known(BETA_MAC))]);
+        for (ip, allowed) in [(ipip(BETA_IP), has_ipip), (vxlan(BETA_IP), has_vxlan)] {
+            let exchange = bed.one(ALPHA, ip.sent_by(ALPHA_MAC));
+            match allowed {
+                true => assert_eq!(exchange.out, [(BETA.into(), ip.hop().delivered_to(BETA_MAC))]),
+                false => assert_eq!(exchange.tally.dropped[DropReason::TunnelFromWorkload.index()], 1),
+            }
+            assert_eq!(exchange.out.is_empty(), !allowed);
+        }
+        // To the node itself: the kernel hands it to the tunnel sockets, as from the workload's address. And
+        // nested in a peer's it is not taken, whatever workloads may do.
+        let again = MemoryFrame::from_peer(ipip(NODE).bytes(), ALPHA_IP.into());
+        let again = bed.exchange([
+            (PortId::Ipip, again),
+            (PortId::Vxlan, MemoryFrame::from_peer(payload.clone(), ALPHA_IP.into())),
+        ]);
+        assert_eq!(again.tally.dropped[DropReason::UnknownPeer.index()], 2);
+        let nested = Ip::new(B_VXLAN, NODE, IPIP, wrapped.bytes());
+        let exchange = bed.one(PortId::Vxlan, nested.in_vxlan(PEER_B, VTEP_A, VTEP_B));
+        assert_eq!(exchange.tally.dropped[DropReason::TunnelNested.index()], 1);
+    }
+}
+
 /// A checksum that a workload leaves to us goes where it says, after its ports were looked at: not over them.
 #[test]
 fn s5_a_partial_checksum_does_not_change_the_ports() {
@@ -185,6 +268,37 @@ fn s6_no_transit() {
     // What the host's kernel sent does not go back to the kernel.
     let exchange = Bed::new().one(PortId::Host, Ip::udp(TUNNEL_A, OUTSIDE, 1).plain());
     assert!(exchange.out.iter().all(|(_, frame)| frame.bytes[9] == ICMP), "{exchange:?}");
+}
+
+/// Two nodes whose resources disagree, each of which believes that the other has an address: the next node ends it.
+#[test]
+fn s6_a_loop_between_nodes_ends_at_the_next_one() {
+    let nodes = "
+node a 192.168.77.1/24 mac=66:00:00:00:00:01
+node b 192.168.77.2/24 mac=66:00:00:00:00:02
+pod alpha a 10.65.0.2/32 mac=02:00:00:00:00:0a
+";
+    for (pool, mode) in [("10.65.0.0/16", " vxlanMode"), ("10.65.0.0/16", " ipipMode"), ("10.65.0.0/16", "")]
+    {
+        let believes = |node, other| {
+            let cluster = format!("{nodes}pool {pool}{mode}\nblock 10.65.0.64/26 {other}\n");
+            let known = Some(Neighbor::fixed(ALPHA_MAC));
+            Bed::bare(compile(&cluster, node, Machine::default()), 8).with_ports([(ALPHA.into(), known)])
+        };
+        let (mut a, mut b) = (believes("a", "b"), believes("b", "a"));
+        let exchange = a.one(ALPHA, Ip::udp(ALPHA_IP, B_VXLAN, 1).ttl(255).sent_by(ALPHA_MAC));
+        let [(port, frame)] = &exchange.out[..] else { panic!("{exchange:?}") };
+        let (port, mut frame) = (*port, MemoryFrame { peer: NODE.into(), ..frame.clone() });
+        let port = if port == PortId::Direct {
+            frame = ethernet(MacAddr([2; 6]), MacAddr([4; 6]), 0x0800, &frame.bytes);
+            PortId::Underlay
+        } else {
+            port
+        };
+        let exchange = b.one(port, frame);
+        assert_eq!(exchange.out, [], "{mode}");
+        assert_eq!(exchange.tally.dropped[DropReason::TransitRefused.index()], 1, "{mode}");
+    }
 }
 
 /// RFC 1122 3.2.1.3. Frames for other stations and groups the underlay's socket leaves out by its filter.

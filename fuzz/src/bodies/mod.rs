@@ -6,9 +6,11 @@
 
 pub mod engine;
 mod frame;
+mod model;
 mod resource;
 mod segment;
 mod segmentation;
+mod sequence;
 mod wire;
 
 /// One target: its name, which is that of its binary and its corpus, and its body.
@@ -27,6 +29,7 @@ pub const TARGETS: &[Target] = &[
     ("join", segmentation::join_any),
     ("mac", wire::mac),
     ("resource", resource::resource),
+    ("sequence", sequence::sequence),
     ("tcp", segment::tcp),
     ("udp", segment::udp),
     ("vxlan", wire::vxlan),

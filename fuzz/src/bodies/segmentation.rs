@@ -7,7 +7,7 @@ use margay::io::vnet;
 use margay::wire::{Ipv4, transport::Transport};
 
 #[path = "../../../tests/segmentation/streams.rs"]
-mod streams;
+pub(super) mod streams;
 
 use streams::{BOTH, Choices, Loose, Stream, check, cut, joined, repair};
 
