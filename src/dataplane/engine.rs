@@ -280,12 +280,12 @@ impl Engine {
             }
             // The gateway's address is this link's: nobody but a workload may ask for it (RFC 3927 7).
             Action::Host if packet.dst == GATEWAY_ADDRESS => Err(DropReason::DestinationMartian),
-            Action::Deliver(_) | Action::Host => self.forward(tables, pool, frame, packet, action),
-            Action::NoRoute if tables.fib.is_local(packet.dst) => {
+            Action::Blackhole => Err(DropReason::Blackhole),
+            Action::Tunnel(_) | Action::Direct(_) => Err(DropReason::TransitRefused),
+            Action::NoRoute if !tables.fib.is_local(packet.dst) => Err(DropReason::TransitRefused),
+            Action::Deliver(_) | Action::Host | Action::NoRoute => {
                 self.forward(tables, pool, frame, packet, action)
             }
-            Action::Blackhole => Err(DropReason::Blackhole),
-            Action::Tunnel(_) | Action::Direct(_) | Action::NoRoute => Err(DropReason::TransitRefused),
         }
     }
 
