@@ -329,7 +329,7 @@ impl Engine {
         action: Action,
     ) -> Result<Verdict, DropReason> {
         if tables.fib.clamps_any() && mss::is_syn(pool, frame, &packet) {
-            mss::clamp(tables.fib, pool, frame, &mut packet, action);
+            packet = mss::clamp(tables.fib, pool, frame, packet, action);
         }
         match action {
             Action::Deliver(id) => match tables.neighbors.resolve(id) {

@@ -47,21 +47,22 @@ pub(super) fn is_syn(pool: &Pool, frame: &Frame, packet: &Packet) -> bool {
 }
 
 /// Lowers the MSS of a SYN on its way by `action`, if a pool at either end of the way asks for it. `frame` holds the IP
-/// packet.
+/// packet; it comes and goes by value, so that the fast path keeps it in registers.
 #[cold]
-pub(super) fn clamp(fib: &Fib, pool: &mut Pool, frame: &mut Frame, packet: &mut Packet, action: Action) {
+#[inline(never)]
+pub(super) fn clamp(fib: &Fib, pool: &mut Pool, frame: &mut Frame, packet: Packet, action: Action) -> Packet {
     let back = fib.lookup(packet.src);
     if packet.is_fragment || !(fib.clamps(action) || fib.clamps(back)) {
-        return;
+        return packet;
     }
     // What is not even as long as the headers carries no TCP, whatever is said to it.
     let way = mtu(fib, action).min(mtu(fib, back));
-    let Some(limit) = way.checked_sub(HEADERS).filter(|limit| *limit > 0) else { return };
+    let Some(limit) = way.checked_sub(HEADERS).filter(|limit| *limit > 0) else { return packet };
 
     let header_len = usize::from(packet.header_len);
-    let partial = is_partial(frame, packet);
+    let partial = is_partial(frame, &packet);
     let segment = &mut pool.bytes_mut(frame)[header_len..];
-    let Ok(tcp) = Tcp::parse(segment) else { return };
+    let Ok(tcp) = Tcp::parse(segment) else { return packet };
     let is_bare = tcp.payload().is_empty() && frame.offload.segments.is_none();
     let has_room = tcp.header_len() < tcp::MAX_HEADER_LEN && packet.len + MSS_OPTION_LEN as u16 <= way;
     // The values are written where they were found; the copy is what is read meanwhile.
@@ -77,8 +78,9 @@ pub(super) fn clamp(fib: &Fib, pool: &mut Pool, frame: &mut Frame, packet: &mut 
         }
     }
     if !has_one && !sizes.is_broken() && is_bare && has_room {
-        insert(pool, frame, packet, limit.min(DEFAULT_MSS));
+        return insert(pool, frame, packet, limit.min(DEFAULT_MSS));
     }
+    packet
 }
 
 /// Whether the checksum field holds the sum of the pseudo-header alone.
@@ -100,11 +102,11 @@ fn lower(segment: &mut [u8], at: usize, value: u16, partial: bool) {
 ///
 /// The checksum follows by what is added and changed (RFC 1624), so that a wrong one stays wrong: the length in the
 /// pseudo-header, the word of the data offset, the option's two words. A partial one has the first of them only.
-fn insert(pool: &mut Pool, frame: &mut Frame, packet: &mut Packet, mss: u16) {
+fn insert(pool: &mut Pool, frame: &mut Frame, mut packet: Packet, mss: u16) -> Packet {
     if pool.prepend::<MSS_OPTION_LEN>(frame).is_none() {
-        return;
+        return packet;
     }
-    let partial = is_partial(frame, packet);
+    let partial = is_partial(frame, &packet);
     let header_len = usize::from(packet.header_len);
     let bytes = pool.bytes_mut(frame);
     bytes.copy_within(MSS_OPTION_LEN..MSS_OPTION_LEN + header_len + tcp::MIN_HEADER_LEN, 0);
@@ -128,4 +130,5 @@ fn insert(pool: &mut Pool, frame: &mut Frame, packet: &mut Packet, mss: u16) {
         }
     };
     tcp::write_checksum(segment, checksum);
+    packet
 }

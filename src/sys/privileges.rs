@@ -5,11 +5,13 @@ use nix::sys::prctl;
 
 /// What the daemon works with as long as it runs. Capabilities belong to threads; a thread begins with those of
 /// the one that starts it.
-const NEEDED: [Capability; 7] = [
+const NEEDED: [Capability; 8] = [
     // Interfaces, addresses, routes, receive buffers.
     Capability::CAP_NET_ADMIN,
     // Raw and packet sockets.
     Capability::CAP_NET_RAW,
+    // Frames of AF_XDP beyond RLIMIT_MEMLOCK, which all processes of a user share.
+    Capability::CAP_IPC_LOCK,
     // Into the network namespace of a workload, setns(2), by the process that it belongs to, ptrace(2).
     Capability::CAP_SYS_ADMIN,
     Capability::CAP_SYS_PTRACE,
