@@ -328,7 +328,7 @@ impl Engine {
         mut packet: Packet,
         action: Action,
     ) -> Result<Verdict, DropReason> {
-        if tables.fib.clamps_any() && mss::is_syn(pool, frame, &packet) {
+        if tables.fib.clamps_any() {
             packet = mss::clamp(tables.fib, pool, frame, packet, action);
         }
         match action {

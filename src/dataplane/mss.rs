@@ -37,8 +37,7 @@ const FLAGS_AT: usize = 13;
 const CHECKSUM_AT: usize = 16;
 
 /// Whether the packet opens a connection, or answers one that does.
-#[inline(always)]
-pub(super) fn is_syn(pool: &Pool, frame: &Frame, packet: &Packet) -> bool {
+fn is_syn(pool: &Pool, frame: &Frame, packet: &Packet) -> bool {
     packet.protocol == Protocol::TCP
         && pool
             .bytes(frame)
@@ -47,10 +46,13 @@ pub(super) fn is_syn(pool: &Pool, frame: &Frame, packet: &Packet) -> bool {
 }
 
 /// Lowers the MSS of a SYN on its way by `action`, if a pool at either end of the way asks for it. `frame` holds the IP
-/// packet; it comes and goes by value, so that the fast path keeps it in registers.
+/// packet. Out of line, and the packet by value, so that a node without such a pool keeps it in registers.
 #[cold]
 #[inline(never)]
 pub(super) fn clamp(fib: &Fib, pool: &mut Pool, frame: &mut Frame, packet: Packet, action: Action) -> Packet {
+    if !is_syn(pool, frame, &packet) {
+        return packet;
+    }
     let back = fib.lookup(packet.src);
     if packet.is_fragment || !(fib.clamps(action) || fib.clamps(back)) {
         return packet;
