@@ -269,13 +269,18 @@ proptest! {
     }
 }
 
-/// What comes off a network is nearly right: each seed with each of its first 96 bytes changed in turn.
+/// What comes off a network is nearly right: each seed with each of its first 96 bytes changed in turn. Seeds under their
+/// hashes are what a search has made of such already.
 #[test]
 fn every_seed_with_a_byte_changed() {
     let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
     for (target, _) in bodies::TARGETS {
         for seed in std::fs::read_dir(corpus.join(target)).unwrap() {
-            let seed = std::fs::read(seed.unwrap().path()).unwrap();
+            let seed = seed.unwrap();
+            if seed.file_name().to_string_lossy().bytes().all(|byte| byte.is_ascii_hexdigit()) {
+                continue;
+            }
+            let seed = std::fs::read(seed.path()).unwrap();
             for at in 0..seed.len().min(96) {
                 for value in [0x00, 0x01, 0x7f, 0x80, 0xff, seed[at] ^ 0x10, seed[at].wrapping_add(1)] {
                     let mut input = seed.clone();
