@@ -334,15 +334,13 @@ fn a_missing_privilege_is_named() {
 /// S10 (good practice): the daemon holds what it needs, the threads that read packets nothing, and no child gets more.
 #[test]
 fn the_workers_have_no_privileges_and_the_rest_only_what_is_needed() {
-    const NEEDED: [u64; 8] = [
+    const NEEDED: [u64; 6] = [
         2,  // DAC_READ_SEARCH
         12, // NET_ADMIN
         13, // NET_RAW
         14, // IPC_LOCK
         19, // SYS_PTRACE
         21, // SYS_ADMIN
-        38, // PERFMON
-        39, // BPF
     ];
     let mut lab = start(LabSpec::new(Mode::Vxlan), &["--workers", "2"]);
     let tasks = format!("/proc/{}/task", lab.nodes[0].daemon().unwrap().pid());

@@ -119,7 +119,7 @@ fn daemon(args: Args) -> Result<(), Box<dyn std::error::Error>> {
         .with_target(false)
         .init();
     // Before the first thread: each begins with what its parent has.
-    privileges::keep_needed()?;
+    privileges::keep_needed(args.ipip_offload == IpipOffload::Bpf)?;
     let workers =
         args.workers.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
     // Before anything is made: a signal that comes while starting ends the daemon cleanly too.

@@ -11,15 +11,13 @@ use crate::dataplane::paths::Fault;
 use crate::fib::{Action, Encapsulation, Fib, LEAST_MTU, Tunnel, TunnelId, VxlanHeader};
 use crate::verdict::DropReason;
 use crate::wire::ethernet::{EtherType, Ethernet};
+use crate::wire::flow::FIRST_DYNAMIC_PORT;
 use crate::wire::icmpv4::{self, Icmpv4, Icmpv4Type};
 use crate::wire::ipv4::Ipv4;
 use crate::wire::vxlan::Vxlan;
 use crate::wire::{Malformed, Protocol, checksum, udp};
 
 use super::icmp::Error;
-
-/// First of the source ports that VXLAN is sent from (RFC 7348 5).
-const FIRST_SOURCE_PORT: u16 = 49152;
 
 /// What an error says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,7 +88,7 @@ fn quoted_tunnel<'a>(fib: &'a Fib, outer: &Ipv4<'_>) -> Result<(TunnelId, &'a Tu
         (Protocol::IPIP, _) => true,
         (Protocol::UDP, [a, b, c, d, ..]) => {
             let (src, dst) = (u16::from_be_bytes([*a, *b]), u16::from_be_bytes([*c, *d]));
-            if src < FIRST_SOURCE_PORT || dst != fib.node().vxlan_port {
+            if src < FIRST_DYNAMIC_PORT || dst != fib.node().vxlan_port {
                 return Err(DropReason::TunnelErrorForeign);
             }
             false

@@ -5,7 +5,7 @@ use nix::sys::prctl;
 
 /// What the daemon works with as long as it runs. Capabilities belong to threads; a thread begins with those of
 /// the one that starts it.
-const NEEDED: [Capability; 8] = [
+const NEEDED: [Capability; 6] = [
     // Interfaces, addresses, routes, receive buffers.
     Capability::CAP_NET_ADMIN,
     // Raw and packet sockets.
@@ -15,25 +15,26 @@ const NEEDED: [Capability; 8] = [
     // Into the network namespace of a workload, setns(2), by the process that it belongs to, ptrace(2).
     Capability::CAP_SYS_ADMIN,
     Capability::CAP_SYS_PTRACE,
-    // `--ipip-offload bpf`.
-    Capability::CAP_BPF,
-    Capability::CAP_PERFMON,
     // Resources and namespaces' paths that belong to others.
     Capability::CAP_DAC_READ_SEARCH,
 ];
+
+/// What loading a BPF program takes besides (`--ipip-offload bpf`).
+const BPF: [Capability; 2] = [Capability::CAP_BPF, Capability::CAP_PERFMON];
 
 /// Why a privilege could not be given up.
 #[derive(Debug, thiserror::Error)]
 #[error("privileges cannot be given up: {0}")]
 pub struct PrivilegeError(String);
 
-/// Keeps what the daemon needs, of what the calling thread has. Nothing that the process may start later has more.
+/// Keeps what the daemon needs, and what BPF does if it `loads_bpf`, of what the calling thread has. Nothing that the process may start later has more.
 ///
 /// # Errors
 /// The system refuses what it refuses to nobody: a seccomp filter that is too strict.
-pub fn keep_needed() -> Result<(), PrivilegeError> {
+pub fn keep_needed(loads_bpf: bool) -> Result<(), PrivilegeError> {
     prctl::set_no_new_privs().map_err(|error| PrivilegeError(error.to_string()))?;
-    keep(&CapsHashSet::from(NEEDED))
+    let bpf: &[Capability] = if loads_bpf { &BPF } else { &[] };
+    keep(&NEEDED.iter().chain(bpf).copied().collect())
 }
 
 /// Gives up every capability of the calling thread: what it may do is left in the descriptors that it has.
@@ -68,7 +69,7 @@ mod tests {
         let (before, after) = in_a_thread(|| {
             let held = || caps::read(None, CapSet::Effective).unwrap();
             let before = held();
-            keep_needed().unwrap();
+            keep_needed(false).unwrap();
             (before, held())
         });
         let needed = CapsHashSet::from(NEEDED);

@@ -9,7 +9,7 @@ const KEY_PORTS: u64 = 0x1319_8a2e_0370_7345;
 const KEY_LAST: u64 = 0xa409_3822_299f_31d1;
 
 /// First of the dynamic ports (RFC 6335 6).
-const FIRST_DYNAMIC_PORT: u16 = 49152;
+pub const FIRST_DYNAMIC_PORT: u16 = 49152;
 
 /// What names a flow: addresses and protocol, and the ports where each packet of the flow has them: not in a
 /// fragment, be it the first, as the others of its datagram have none and must go the same way.
