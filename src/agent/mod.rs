@@ -10,9 +10,11 @@ mod host;
 mod mtu;
 mod next_hops;
 mod notices;
+mod remote;
 mod screen;
 mod sole;
 mod underlay;
+pub mod view;
 mod workers;
 
 use std::cell::LazyCell;
@@ -43,6 +45,7 @@ use underlay::{Needs, Underlay, own_prefixes};
 
 pub use counts::Counts;
 pub use host::HostError;
+pub use remote::{Refused, Remote, Request, remote};
 pub use underlay::UnderlayError;
 use workers::Workers;
 
@@ -123,6 +126,17 @@ pub enum Signal {
     Stop,
 }
 
+/// What came of reading the resources again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Reloaded {
+    /// They ask for something else than before.
+    pub changed: bool,
+    /// Routes that there are.
+    pub routes: usize,
+    /// Endpoints that are attached.
+    pub endpoints: usize,
+}
+
 /// How often is looked and tried again while something is missing: a namespace may come later than its resource,
 /// or the system does not tell of changes.
 const RETRY: Duration = Duration::from_secs(1);
@@ -165,6 +179,10 @@ pub struct Agent {
     told: BTreeSet<String>,
     /// Drops that were logged.
     drops: counts::Log,
+    started: Instant,
+    /// When the resources were read last and found good; and what was wrong with them since.
+    read_at: Instant,
+    wrong: Option<String>,
     /// Last, as the next daemon may begin when it is gone.
     _sole: Sole,
 }
@@ -221,6 +239,9 @@ impl Agent {
             changes,
             told,
             drops: counts::Log::new(Instant::now()),
+            started: Instant::now(),
+            read_at: Instant::now(),
+            wrong: None,
             _sole: sole,
         };
         agent.reconcile()?;
@@ -232,14 +253,25 @@ impl Agent {
         screen::render(self)
     }
 
-    /// Follows changes of the resources until told to stop; says at the end what was counted.
+    /// The node at a glance.
+    pub fn status(&self) -> view::Status {
+        view::Status::of(self)
+    }
+
+    /// Follows changes of the resources until told to stop, and answers requests; says at the end what was counted.
     ///
     /// # Errors
     /// [`AgentError::WorkerEnded`].
-    pub fn run(mut self, watcher: &Watcher, signals: &Receiver<Signal>) -> Result<Counts, AgentError> {
+    pub fn run(
+        mut self,
+        watcher: &Watcher,
+        signals: &Receiver<Signal>,
+        requests: &Receiver<Request>,
+    ) -> Result<Counts, AgentError> {
         let (events, ended) = (self.workers.events().clone(), self.workers.ended().clone());
         let notices = self.notices.told().clone();
         let changes = self.changes.clone();
+        let mut requests = requests.clone();
         let mut due = Instant::now();
         loop {
             self.follow_namespaces();
@@ -252,10 +284,15 @@ impl Agent {
             let paths = if self.paths_outdated { at(self.paths_patience) } else { never() };
             select! {
                 recv(signals) -> signal => match signal {
-                    Ok(Signal::Reload) => self.reload(),
+                    // What is wrong is logged.
+                    Ok(Signal::Reload) => drop(self.reload()),
                     Ok(Signal::Stop) | Err(_) => return Ok(counts::read(&self)),
                 },
-                recv(watcher.changes()) -> _ => self.reload(),
+                recv(watcher.changes()) -> _ => drop(self.reload()),
+                recv(requests) -> request => match request {
+                    Ok(Request(answer)) => answer(&mut self),
+                    Err(_) => requests = never(),
+                },
                 recv(events) -> event => event.into_iter().for_each(|event| self.lost(event)),
                 recv(ended) -> _ => return Err(AgentError::WorkerEnded),
                 recv(notices) -> _ => self.look(),
@@ -337,28 +374,40 @@ impl Agent {
         }
     }
 
-    fn reload(&mut self) {
-        match load(&self.config, &mut self.told) {
-            Ok(plan) if plan == self.plan => tracing::info!("resources read: nothing to change"),
-            Ok(plan) => {
-                let routes = plan.routes.len();
-                let before = std::mem::replace(&mut self.plan, plan);
-                match self.reconcile() {
-                    Ok(()) => tracing::info!(routes, endpoints = self.endpoints.len(), "resources applied"),
-                    Err(error) => {
-                        tracing::error!(%error, "resources not applied: the last good state stays");
-                        self.plan = before;
-                        self.settle();
-                    }
-                }
+    /// Reads the resources again and makes the running state theirs; logs how that went.
+    ///
+    /// # Errors
+    /// They are wrong, or the machine does not do what they ask for: the last good state stays.
+    pub fn reload(&mut self) -> Result<Reloaded, AgentError> {
+        let reloaded = load(&self.config, &mut self.told).and_then(|plan| self.apply(plan));
+        match &reloaded {
+            Ok(Reloaded { changed: false, .. }) => tracing::info!("resources read: nothing to change"),
+            Ok(Reloaded { routes, endpoints, .. }) => {
+                tracing::info!(routes, endpoints, "resources applied");
             }
             Err(error) => {
-                for line in error.to_string().lines() {
-                    tracing::error!("{line}");
-                }
+                error.to_string().lines().for_each(|line| tracing::error!("{line}"));
                 tracing::error!("resources not applied: the last good state stays");
             }
         }
+        match &reloaded {
+            Ok(_) => (self.read_at, self.wrong) = (Instant::now(), None),
+            Err(error) => self.wrong = Some(error.to_string()),
+        }
+        reloaded
+    }
+
+    fn apply(&mut self, plan: NodePlan) -> Result<Reloaded, AgentError> {
+        let changed = plan != self.plan;
+        if changed {
+            let before = std::mem::replace(&mut self.plan, plan);
+            if let Err(error) = self.reconcile() {
+                self.plan = before;
+                self.settle();
+                return Err(error);
+            }
+        }
+        Ok(Reloaded { changed, routes: self.plan.routes.len(), endpoints: self.endpoints.len() })
     }
 
     /// As [`Self::reconcile`], of a plan that was applied before.

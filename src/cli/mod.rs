@@ -1,5 +1,6 @@
 //! The commands.
 
+pub mod asking;
 pub mod bench;
 pub mod check;
 pub mod demo;
@@ -7,6 +8,8 @@ pub mod dissect;
 pub mod machine;
 pub mod routes;
 pub mod run;
+pub mod status;
+pub mod version;
 
 use std::fmt::Display;
 use std::process::ExitCode;
@@ -30,6 +33,8 @@ enum Command {
     Check(check::Args),
     Demo(demo::Args),
     Bench(bench::Args),
+    Status(status::Args),
+    Version(version::Args),
 }
 
 /// Parses the command line and carries it out.
@@ -39,6 +44,8 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Demo(args) => exit(demo::run(&args)),
         Command::Bench(args) => exit(bench::run(&args)),
+        Command::Status(args) => asking::exit("status", status::run(&args)),
+        Command::Version(args) => asking::exit("version", version::run(&args)),
     }
 }
 

@@ -12,7 +12,10 @@ use crossbeam::channel::{Receiver, bounded};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::agent::{Agent, Config, Counts, IpipOffload, Signal};
+use crate::agent::{self, Agent, Config, Counts, IpipOffload, Signal};
+use crate::control::server::Server;
+use crate::control::socket::Socket;
+use crate::control::{DEFAULT_SOCKET, SOCKET_VARIABLE};
 use crate::dataplane::antispoof::is_martian;
 use crate::datastore;
 use crate::fib::OuterTtl;
@@ -65,6 +68,13 @@ pub struct Args {
     /// which large packets vanish and no router says so. What is found is logged, and told to the pods as the MTU
     #[arg(long, env = "MARGAY_PROBE_PATH_MTU")]
     probe_path_mtu: bool,
+    /// Where the daemon answers margay status, get, explain, drops and reload; "none" for nowhere. Who may connect may
+    /// read everything and have the resources read again, nothing else
+    #[arg(long, env = SOCKET_VARIABLE, value_name = "PATH", default_value = DEFAULT_SOCKET)]
+    control_socket: PathBuf,
+    /// Group whose members may connect, by name or number [default: the daemon's own]
+    #[arg(long, env = "MARGAY_CONTROL_GROUP", value_name = "GROUP")]
+    control_group: Option<String>,
     /// What to log: error, warn, info, debug, trace, or a filter of tracing's EnvFilter
     #[arg(long, env = "MARGAY_LOG", value_name = "LEVEL", default_value = "info")]
     log: String,
@@ -118,6 +128,10 @@ fn daemon(args: Args) -> Result<(), Box<dyn std::error::Error>> {
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .init();
+    // As long as it may be given to any group, and before the first thread.
+    let socket = (args.control_socket.as_os_str() != "none")
+        .then(|| Socket::listen(&args.control_socket, args.control_group.as_deref()))
+        .transpose()?;
     // Before the first thread: each begins with what its parent has.
     privileges::keep_needed(args.ipip_offload == IpipOffload::Bpf)?;
     let workers =
@@ -138,8 +152,10 @@ fn daemon(args: Args) -> Result<(), Box<dyn std::error::Error>> {
         felix: FelixConfiguration::of_environment(|name| std::env::var(name).ok())?,
         probe_path_mtu: args.probe_path_mtu,
     })?;
+    let (remote, requests) = agent::remote();
+    let _server = socket.map(|socket| Server::start(socket, remote)).transpose()?;
     say(&format!("{}margay: ready\n", agent.screen()));
-    let counts = agent.run(&watcher, &signals)?;
+    let counts = agent.run(&watcher, &signals, &requests)?;
     say(&summary(&counts));
     Ok(())
 }

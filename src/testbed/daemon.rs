@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,11 +10,13 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::BedError;
+use super::{BedError, Workdir};
 use crate::sys::netns::Netns;
 
 /// How long a daemon may take to end after SIGTERM.
 const PARTING: Duration = Duration::from_secs(5);
+/// Name of the control socket in its place.
+const SOCKET: &str = "margay.sock";
 
 /// A running daemon; killed when dropped, and when the thread that started it ends.
 #[derive(Debug)]
@@ -22,6 +24,8 @@ pub struct Daemon {
     node: String,
     child: Child,
     said: Arc<Said>,
+    /// A place of its own for its control socket.
+    place: Workdir,
 }
 
 /// What it printed so far.
@@ -69,10 +73,13 @@ impl Daemon {
         resources: &Path,
         arguments: &[&str],
     ) -> Result<Self, BedError> {
+        let place = Workdir::new()?;
         let mut child = netns
             .command(binary)?
             .args(["run", "--node", node, "--resources"])
             .arg(resources)
+            .arg("--control-socket")
+            .arg(place.path().join(SOCKET))
             .args(arguments)
             // Ctrl-C at a terminal is for us; we tell the daemon in our own time.
             .process_group(0)
@@ -90,7 +97,7 @@ impl Daemon {
             let said = Arc::clone(&said);
             std::thread::spawn(move || pipe.map(|pipe| said.listen(pipe, stream)));
         }
-        Ok(Self { node: node.into(), child, said })
+        Ok(Self { node: node.into(), child, said, place })
     }
 
     /// Waits for a line on its standard output with the word `ready`.
@@ -120,6 +127,11 @@ impl Daemon {
     /// All that it printed so far, both streams.
     pub fn output(&self) -> String {
         self.said.lock().all.clone()
+    }
+
+    /// Its control socket.
+    pub fn control_socket(&self) -> PathBuf {
+        self.place.path().join(SOCKET)
     }
 
     /// Its process.

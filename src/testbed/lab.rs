@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
@@ -125,6 +125,11 @@ impl Node {
     /// Its daemon, once started.
     pub fn daemon(&mut self) -> Option<&mut Daemon> {
         self.daemon.as_mut()
+    }
+
+    /// Where its daemon is asked, once started.
+    pub fn control_socket(&self) -> Option<PathBuf> {
+        self.daemon.as_ref().map(Daemon::control_socket)
     }
 
     /// Its underlay address.
