@@ -33,6 +33,7 @@ pub(super) struct Workers {
     workers: Vec<Running>,
     events: Receiver<Event>,
     ended: Receiver<()>,
+    paths: Arc<Paths>,
 }
 
 struct Running {
@@ -92,7 +93,7 @@ impl Workers {
             })?;
             workers.push(Running { commands: sender, waker, counters, thread: Some(thread) });
         }
-        Ok(Workers { workers, events, ended })
+        Ok(Workers { workers, events, ended, paths })
     }
 
     /// How many.
@@ -149,6 +150,11 @@ impl Workers {
             *total.entry(party).or_default() += &exceptions;
         }
         total
+    }
+
+    /// What is known of the paths to peers.
+    pub(super) fn paths(&self) -> &Paths {
+        &self.paths
     }
 
     /// Tells of a worker that ended by itself: that is a fault.

@@ -5,10 +5,16 @@ pub mod bench;
 pub mod check;
 pub mod demo;
 pub mod dissect;
+pub mod drops;
+pub mod explain;
+pub mod get;
 pub mod machine;
-pub mod routes;
+pub mod manual;
+pub mod reload;
+mod routes;
 pub mod run;
 pub mod status;
+mod table;
 pub mod version;
 
 use std::fmt::Display;
@@ -34,7 +40,13 @@ enum Command {
     Demo(demo::Args),
     Bench(bench::Args),
     Status(status::Args),
+    Get(get::Args),
+    Explain(explain::Args),
+    Drops(drops::Args),
+    Reload(reload::Args),
     Version(version::Args),
+    Completions(manual::Completions),
+    Man(manual::Man),
 }
 
 /// Parses the command line and carries it out.
@@ -45,6 +57,12 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => exit(demo::run(&args)),
         Command::Bench(args) => exit(bench::run(&args)),
         Command::Status(args) => asking::exit("status", status::run(&args)),
+        Command::Get(args) => asking::exit("get", get::run(&args)),
+        Command::Explain(args) => asking::exit("explain", explain::run(&args)),
+        Command::Drops(args) => asking::exit("drops", drops::run(&args)),
+        Command::Reload(args) => asking::exit("reload", reload::run(&args)),
+        Command::Completions(args) => exit(manual::completions(&args)),
+        Command::Man(args) => exit(manual::man(&args)),
         Command::Version(args) => asking::exit("version", version::run(&args)),
     }
 }
