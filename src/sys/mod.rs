@@ -14,6 +14,7 @@
 //! | [`bpf`] | bpf(2): a program on an interface's egress |
 //! | [`limits`] | resource limits |
 //! | [`privileges`] | capabilities(7), no_new_privs |
+//! | [`sandbox`] | seccomp(2), landlock(7) |
 //! | [`mmsg`] | recvmmsg(2), sendmmsg(2) |
 //! | [`xdp`] | AF_XDP sockets that only send |
 
@@ -29,6 +30,7 @@ pub mod netlink;
 pub mod netns;
 pub mod privileges;
 pub mod process;
+pub mod sandbox;
 pub mod scheduling;
 pub mod socket;
 pub mod tun;

@@ -153,6 +153,15 @@ pub fn link_sender(interface: u32) -> io::Result<Socket> {
     Ok(socket)
 }
 
+/// Whether packet sockets can pass by queueing disciplines here (`PACKET_QDISC_BYPASS`, Linux 3.14).
+///
+/// # Errors
+/// EPERM without CAP_NET_RAW; ENOPROTOOPT.
+pub fn bypasses_queueing() -> io::Result<()> {
+    let socket = Socket::new(Domain::PACKET, Type::RAW, None)?;
+    set_option(&socket, libc::SOL_PACKET, libc::PACKET_QDISC_BYPASS, 1)
+}
+
 /// Lets the packet sockets of one `group` share an interface's frames, a flow always to the same one.
 ///
 /// # Errors
