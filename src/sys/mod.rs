@@ -3,6 +3,7 @@
 //! | file | facility |
 //! |---|---|
 //! | [`netns`] | network namespaces, setns(2) |
+//! | `door` | a network namespace of a user's own, by a child process |
 //! | [`netlink`] | links, addresses, routes, rules, neighbours |
 //! | [`process`] | pidfd_open(2) |
 //! | [`userns`] | root inside a user namespace |
@@ -21,6 +22,7 @@
 #![allow(unsafe_code)]
 
 pub mod bpf;
+mod door;
 pub mod ethtool;
 pub mod filter;
 pub mod ipsec;

@@ -228,7 +228,7 @@ fn uses(agent: &Agent) -> Vec<Use> {
     let (plan, needs) = (&agent.plan, agent.underlay.needs());
     let used = |what: &str, used: bool, how: String| Use { what: what.into(), used, how };
     let interface = &needs.interface.name;
-    vec![
+    let mut uses = vec![
         match needs.vxlan {
             Some(port) => {
                 let settings = &plan.settings;
@@ -250,24 +250,38 @@ fn uses(agent: &Agent) -> Vec<Use> {
             }
             false => used("ipip", false, "off: no pool has ipipMode".into()),
         },
-        used("direct", true, format!("in by packet socket on {interface}")),
-        match &agent.underlay.next_hops {
-            Ok(_) => {
-                let express = express(agent);
-                let how = format!(
-                    "ipip and direct out by packet socket on {interface}, by raw socket to who is not resolved{express}"
-                );
-                used("next hops", true, how)
-            }
-            Err(reason) => used("next hops", false, format!("ipip and direct out by raw socket: {reason}")),
-        },
         match &agent.host {
             Some(host) => used("host", true, host.how.clone()),
             None => {
                 used("host", false, "none: what has no route is answered with ICMP net unreachable".into())
             }
         },
-    ]
+    ];
+    match &agent.rootless {
+        Some(rootless) => {
+            uses.push(used("rootless", true, format!("VXLAN only: {}", rootless.reason)));
+            uses.extend(rootless.lines().map(|lacks| used("", false, lacks)));
+        }
+        None => {
+            uses.push(used("direct", true, format!("in by packet socket on {interface}")));
+            uses.push(next_hops(agent));
+        }
+    }
+    uses
+}
+
+fn next_hops(agent: &Agent) -> Use {
+    let (used, how) = match &agent.underlay.next_hops {
+        Ok(_) => {
+            let (interface, express) = (&agent.underlay.needs().interface.name, express(agent));
+            let how = format!(
+                "ipip and direct out by packet socket on {interface}, by raw socket to who is not resolved{express}"
+            );
+            (true, how)
+        }
+        Err(reason) => (false, format!("ipip and direct out by raw socket: {reason}")),
+    };
+    Use { what: "next hops".into(), used, how }
 }
 
 /// What is to be said of AF_XDP, if anything.
