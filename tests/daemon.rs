@@ -356,9 +356,17 @@ fn the_workers_have_no_privileges_and_the_rest_only_what_is_needed() {
             assert_eq!(mask(set) & !allowed, 0, "{set} of {name}");
         }
         assert_eq!(field("NoNewPrivs"), "1", "{name}");
+        // A filter, and a worker has one of its own beside the daemon's.
+        let filters: u8 = field("Seccomp_filters").parse().unwrap();
+        assert_eq!((field("Seccomp"), filters), ("2", 1 + u8::from(is_worker)), "{name}");
         workers += u8::from(is_worker);
     }
     assert_eq!(workers, 2);
+    let screen = lab.nodes[0].daemon().unwrap().output();
+    assert!(
+        screen.contains("sandbox    workers without capabilities, seccomp") && !screen.contains("WITHOUT"),
+        "{screen}"
+    );
 }
 
 #[test]

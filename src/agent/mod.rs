@@ -74,6 +74,8 @@ pub struct Config {
     pub felix: FelixConfiguration,
     /// Ask each peer what its path takes.
     pub probe_path_mtu: bool,
+    /// What the daemon's own threads never do is forbidden to them; or why it is not.
+    pub floor: Result<(), String>,
 }
 
 /// How frames leave by IPIP, and who cuts their super-frames.

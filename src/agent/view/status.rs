@@ -91,7 +91,7 @@ pub struct Workers {
 /// A facility: whether it is used, and how or why not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Use {
-    /// `vxlan`, `ipip`, `direct`, `next hops`, `host`.
+    /// `sandbox`, `vxlan`, `ipip`, `host`, `direct`, `next hops`; or `rootless`, and nothing with what that lacks.
     pub what: String,
     /// It is in use.
     pub used: bool,
@@ -228,7 +228,8 @@ fn uses(agent: &Agent) -> Vec<Use> {
     let (plan, needs) = (&agent.plan, agent.underlay.needs());
     let used = |what: &str, used: bool, how: String| Use { what: what.into(), used, how };
     let interface = &needs.interface.name;
-    let mut uses = vec![
+    let mut uses = sandboxes(agent);
+    uses.extend([
         match needs.vxlan {
             Some(port) => {
                 let settings = &plan.settings;
@@ -256,7 +257,7 @@ fn uses(agent: &Agent) -> Vec<Use> {
                 used("host", false, "none: what has no route is answered with ICMP net unreachable".into())
             }
         },
-    ];
+    ]);
     match &agent.rootless {
         Some(rootless) => {
             uses.push(used("rootless", true, format!("VXLAN only: {}", rootless.reason)));
@@ -268,6 +269,18 @@ fn uses(agent: &Agent) -> Vec<Use> {
         }
     }
     uses
+}
+
+/// What confines the threads.
+fn sandboxes(agent: &Agent) -> Vec<Use> {
+    let sandbox = |used, how| Use { what: "sandbox".into(), used, how };
+    let of_workers = agent.workers.confinement().map(|confinement| {
+        let is_whole = confinement.seccomp.is_ok() && confinement.landlock.is_ok();
+        sandbox(is_whole, format!("workers without capabilities, {confinement}"))
+    });
+    let of_all = agent.config.floor.as_ref().err();
+    let of_all = of_all.map(|reason| sandbox(false, format!("the daemon's other threads WITHOUT seccomp: {reason}")));
+    of_workers.into_iter().chain(of_all).collect()
 }
 
 fn next_hops(agent: &Agent) -> Use {
