@@ -67,7 +67,8 @@ fn give_to_nobody(lab: &mut Lab) -> Vec<Running> {
 /// The daemon of node-a as nobody, in the node's network namespace.
 fn run(lab: &Lab, program: &PathBuf) -> Child {
     let mut command = Command::new(program);
-    command.args(["run", "--node", "node-a", "--resources"]).arg(lab.resources.path());
+    command.args(["run", "--node", "node-a", "--control-socket", "none", "--resources"]);
+    command.arg(lab.resources.path());
     command.uid(NOBODY).gid(NOBODY).current_dir("/");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     // By a thread in the namespace: nobody's process could not enter it.

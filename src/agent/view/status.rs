@@ -279,7 +279,8 @@ fn sandboxes(agent: &Agent) -> Vec<Use> {
         sandbox(is_whole, format!("workers without capabilities, {confinement}"))
     });
     let of_all = agent.config.floor.as_ref().err();
-    let of_all = of_all.map(|reason| sandbox(false, format!("the daemon's other threads WITHOUT seccomp: {reason}")));
+    let of_all =
+        of_all.map(|reason| sandbox(false, format!("the daemon's other threads WITHOUT seccomp: {reason}")));
     of_workers.into_iter().chain(of_all).collect()
 }
 
