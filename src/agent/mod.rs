@@ -11,6 +11,7 @@ mod mtu;
 mod next_hops;
 mod notices;
 mod remote;
+mod rootless;
 mod screen;
 mod sole;
 mod underlay;
@@ -40,6 +41,7 @@ use host::{Guard, HostInterface};
 use mtu::{Paths, PodMtu};
 use next_hops::Follower;
 use notices::Notices;
+use rootless::Rootless;
 use sole::Sole;
 use underlay::{Needs, Underlay, own_prefixes};
 
@@ -72,6 +74,8 @@ pub struct Config {
     pub felix: FelixConfiguration,
     /// Ask each peer what its path takes.
     pub probe_path_mtu: bool,
+    /// What the daemon's own threads never do is forbidden to them; or why it is not.
+    pub floor: Result<(), String>,
 }
 
 /// How frames leave by IPIP, and who cuts their super-frames.
@@ -106,6 +110,9 @@ pub enum AgentError {
     /// Kernel routes and rules.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
+    /// What the resources ask for is forbidden here.
+    #[error("{0}")]
+    Forbidden(String),
     /// Another daemon, or no Unix sockets at all.
     #[error("{}", not_alone(.0))]
     NotAlone(#[source] io::Error),
@@ -159,7 +166,10 @@ pub struct Agent {
     workers: Workers,
     underlay: Underlay,
     host: Option<HostInterface>,
-    guard: Guard,
+    /// `None` where there may be no rule.
+    guard: Option<Guard>,
+    /// There is VXLAN only.
+    rootless: Option<Rootless>,
     endpoints: BTreeMap<String, Attached>,
     failed: BTreeMap<String, String>,
     /// Sides that must be opened again, with what was last said about it.
@@ -192,9 +202,13 @@ impl Agent {
     ///
     /// # Errors
     /// Anything but an endpoint that cannot be attached, which is tried again later.
-    pub fn start(config: Config) -> Result<Self, AgentError> {
+    pub fn start(mut config: Config) -> Result<Self, AgentError> {
         let mut told = BTreeSet::new();
-        let plan = load(&config, &mut told)?;
+        let rootless = Rootless::find();
+        let plan = load(&config, rootless.as_ref(), &mut told)?;
+        if rootless.is_some() {
+            config.host_interface = None;
+        }
         let needs = needs(&plan)?;
         let paths = Paths::ask(&plan, needs.interface.index)?;
         let mtu = PodMtu::of(&plan, &paths);
@@ -209,10 +223,13 @@ impl Agent {
         let sole = Sole::claim().map_err(AgentError::NotAlone)?;
         let workers = Workers::start(config.workers, (config.spin, config.probe_path_mtu), &publication)
             .map_err(AgentError::Workers)?;
-        let guard = Guard::new(&needs.interface.name)?;
+        let guard = match rootless {
+            Some(_) => None,
+            None => Some(Guard::new(&needs.interface.name)?),
+        };
         // Before anything is asked for: what changes afterwards is told.
         let changes = next_hops::listen()?;
-        let underlay = Underlay::open(needs, &config, &workers, None)?;
+        let underlay = Underlay::open(needs, &config, &workers, rootless.as_ref(), None)?;
         let host = config
             .host_interface
             .as_deref()
@@ -227,6 +244,7 @@ impl Agent {
             underlay,
             host,
             guard,
+            rootless,
             endpoints: BTreeMap::new(),
             failed: BTreeMap::new(),
             lost: BTreeMap::new(),
@@ -374,7 +392,8 @@ impl Agent {
     /// # Errors
     /// They are wrong, or the machine does not do what they ask for: the last good state stays.
     pub fn reload(&mut self) -> Result<Reloaded, AgentError> {
-        let reloaded = load(&self.config, &mut self.told).and_then(|plan| self.apply(plan));
+        let loaded = load(&self.config, self.rootless.as_ref(), &mut self.told);
+        let reloaded = loaded.and_then(|plan| self.apply(plan));
         match &reloaded {
             Ok(Reloaded { changed: false, .. }) => tracing::info!("resources read: nothing to change"),
             Ok(Reloaded { routes, endpoints, .. }) => {
@@ -421,10 +440,10 @@ impl Agent {
         Fib::compile(&self.plan, &self.environment(&paths, mtu.bytes))?;
 
         if needs != *self.underlay.needs() {
-            if needs.interface.name != self.guard.interface() {
-                self.guard = Guard::new(&needs.interface.name)?;
+            if self.guard.as_ref().is_some_and(|guard| needs.interface.name != guard.interface()) {
+                self.guard = Some(Guard::new(&needs.interface.name)?);
             }
-            self.underlay = Underlay::open(needs.clone(), &self.config, &self.workers, Some(&self.underlay))?;
+            self.underlay = self.opened(needs.clone())?;
             self.lost.remove(&Side::Underlay);
         }
         match self.host.as_mut().map(|host| host.follow(&self.plan, mtu.bytes)) {
@@ -435,7 +454,9 @@ impl Agent {
             other => other.unwrap_or(Ok(()))?,
         }
         let own = own_prefixes(&self.plan);
-        self.guard.follow(&own)?;
+        if let Some(guard) = &mut self.guard {
+            guard.follow(&own)?;
+        }
         self.underlay.follow(own, &next_hops::peers(&self.plan))?;
 
         self.take_paths(paths, mtu);
@@ -691,8 +712,14 @@ impl Agent {
         if needs != *self.underlay.needs() {
             return self.reconcile();
         }
-        self.underlay = Underlay::open(needs, &self.config, &self.workers, Some(&self.underlay))?;
+        self.underlay = self.opened(needs)?;
         Ok(self.underlay.follow(own_prefixes(&self.plan), &next_hops::peers(&self.plan))?)
+    }
+
+    /// The underlay anew.
+    fn opened(&self, needs: Needs) -> Result<Underlay, AgentError> {
+        let (rootless, before) = (self.rootless.as_ref(), Some(&self.underlay));
+        Ok(Underlay::open(needs, &self.config, &self.workers, rootless, before)?)
     }
 }
 
@@ -705,7 +732,11 @@ fn not_alone(error: &io::Error) -> String {
     }
 }
 
-fn load(config: &Config, told: &mut BTreeSet<String>) -> Result<NodePlan, AgentError> {
+fn load(
+    config: &Config,
+    rootless: Option<&Rootless>,
+    told: &mut BTreeSet<String>,
+) -> Result<NodePlan, AgentError> {
     let mut resources = datastore::load(&config.resources)?;
     resources.felix.push(config.felix.clone());
     for notice in resources.notices.iter().map(ToString::to_string) {
@@ -714,6 +745,7 @@ fn load(config: &Config, told: &mut BTreeSet<String>) -> Result<NodePlan, AgentE
         }
     }
     let plan = rib::plan(&resources, &config.node)?;
+    rootless.map_or(Ok(()), |rootless| rootless.check(&plan)).map_err(AgentError::Forbidden)?;
     for warning in &plan.warnings {
         if told.insert(warning.clone()) {
             tracing::warn!("{warning}");

@@ -10,6 +10,7 @@ use ipnet::Ipv4Net;
 use socket2::Socket;
 
 use super::next_hops::Follower;
+use super::rootless::Rootless;
 use super::workers::{TIMEKEEPER, Workers};
 use super::{Config, IpipOffload};
 use crate::dataplane::PortId;
@@ -162,8 +163,12 @@ impl Underlay {
         needs: Needs,
         config: &Config,
         workers: &Workers,
+        rootless: Option<&Rootless>,
         before: Option<&Underlay>,
     ) -> Result<Self, UnderlayError> {
+        if let Some(rootless) = rootless {
+            return Self::open_rootless(needs, workers, rootless);
+        }
         let count = workers.count();
         let sender = Arc::new(opened("the raw socket that sends to peers", socket::raw_sender())?);
         let next_hops = follower(&needs);
@@ -226,6 +231,32 @@ impl Underlay {
             workers.detach(PortId::Errors);
         }
         Ok(Underlay { needs, packet_sockets, blocks: Vec::new(), express, next_hops })
+    }
+
+    /// UDP sockets alone.
+    fn open_rootless(needs: Needs, workers: &Workers, rootless: &Rootless) -> Result<Self, UnderlayError> {
+        let Some(port) = needs.vxlan else {
+            workers.detach(PortId::Vxlan);
+            return Ok(Self::of_udp(needs, rootless));
+        };
+        let senders = vxlan_senders(needs.address, workers.count())?;
+        let ports = senders.into_iter().map(|senders| vxlan(needs.address, port, senders));
+        // All of them before the workers lose what they had.
+        for (index, port) in ports.collect::<Result<Vec<_>, _>>()?.into_iter().enumerate() {
+            workers.attach(index, PortId::Vxlan, Box::new(port), true, None);
+        }
+        Ok(Self::of_udp(needs, rootless))
+    }
+
+    fn of_udp(needs: Needs, Rootless { reason }: &Rootless) -> Self {
+        let refused = || reason.clone();
+        Underlay {
+            needs,
+            packet_sockets: Vec::new(),
+            blocks: Vec::new(),
+            express: Err(refused()),
+            next_hops: Err(refused()),
+        }
     }
 
     /// What it was opened for.

@@ -17,6 +17,7 @@ use crate::fib::Publication;
 use crate::io::Port;
 use crate::slowpath::probe::Prober;
 use crate::sys::privileges;
+use crate::sys::sandbox::{self, Confinement};
 
 /// Slots of a worker's pool: several batches, and what the slow path makes of one. A slot costs memory only
 /// once it is used, and the first ones are used most.
@@ -31,6 +32,8 @@ const CLOSE_TIME: Duration = Duration::from_secs(2);
 /// All worker threads.
 pub(super) struct Workers {
     workers: Vec<Running>,
+    /// What confines them: the same for each.
+    confinement: Option<Confinement>,
     events: Receiver<Event>,
     ended: Receiver<()>,
     paths: Arc<Paths>,
@@ -66,6 +69,7 @@ impl Workers {
     ) -> io::Result<Self> {
         let (tell, events) = bounded(1024);
         let (end, ended) = bounded(1);
+        let (confine, confined) = bounded(count);
         let mut workers = Vec::with_capacity(count);
         let paths = Arc::new(Paths::default());
         let prober = probing.then(|| Arc::new(Prober::new(Instant::now() + BEFORE_PROBES)));
@@ -85,15 +89,27 @@ impl Workers {
             .sharing(Arc::clone(&paths), prober.clone(), index == TIMEKEEPER);
             let waker = worker.waker();
             let end = Tell(end.clone());
+            let confine = confine.clone();
             let thread = std::thread::Builder::new().name(format!("margay-{index}")).spawn(move || {
                 let _end = end;
-                // It reads what strangers send, and opens nothing.
+                // It reads what strangers send, and opens nothing: the ports come to it open.
                 privileges::keep_none().map_err(io::Error::other)?;
+                // There is room for each, and who waits for all waits until the last sender is gone.
+                let _ = confine.try_send(sandbox::confine_worker());
+                drop(confine);
                 worker.run()
             })?;
             workers.push(Running { commands: sender, waker, counters, thread: Some(thread) });
         }
-        Ok(Workers { workers, events, ended, paths })
+        drop(confine);
+        // One that has ended already is found out by `ended`.
+        let confinement = confined.iter().last();
+        Ok(Workers { workers, confinement, events, ended, paths })
+    }
+
+    /// What confines each worker; `None` when they have ended.
+    pub(super) fn confinement(&self) -> Option<&Confinement> {
+        self.confinement.as_ref()
     }
 
     /// How many.

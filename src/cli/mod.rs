@@ -5,6 +5,7 @@ pub mod bench;
 pub mod check;
 pub mod demo;
 pub mod dissect;
+pub mod doctor;
 pub mod drops;
 pub mod explain;
 pub mod get;
@@ -37,6 +38,7 @@ struct Cli {
 enum Command {
     Run(run::Args),
     Check(check::Args),
+    Doctor(doctor::Args),
     Demo(demo::Args),
     Bench(bench::Args),
     Status(status::Args),
@@ -54,6 +56,7 @@ pub fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run(args) => run::run(args),
         Command::Check(args) => check::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Demo(args) => exit(demo::run(&args)),
         Command::Bench(args) => exit(bench::run(&args)),
         Command::Status(args) => asking::exit("status", status::run(&args)),

@@ -3,6 +3,7 @@
 //! | file | facility |
 //! |---|---|
 //! | [`netns`] | network namespaces, setns(2) |
+//! | `door` | a network namespace of a user's own, by a child process |
 //! | [`netlink`] | links, addresses, routes, rules, neighbours |
 //! | [`process`] | pidfd_open(2) |
 //! | [`userns`] | root inside a user namespace |
@@ -14,12 +15,14 @@
 //! | [`bpf`] | bpf(2): a program on an interface's egress |
 //! | [`limits`] | resource limits |
 //! | [`privileges`] | capabilities(7), no_new_privs |
+//! | [`sandbox`] | seccomp(2), landlock(7) |
 //! | [`mmsg`] | recvmmsg(2), sendmmsg(2) |
 //! | [`xdp`] | AF_XDP sockets that only send |
 
 #![allow(unsafe_code)]
 
 pub mod bpf;
+mod door;
 pub mod ethtool;
 pub mod filter;
 pub mod ipsec;
@@ -29,6 +32,7 @@ pub mod netlink;
 pub mod netns;
 pub mod privileges;
 pub mod process;
+pub mod sandbox;
 pub mod scheduling;
 pub mod socket;
 pub mod tun;

@@ -23,7 +23,5 @@ pub use status::{Frames, Health, Numbers, Status, Underlay, Use, Workers};
 
 /// Frames that left the fast path and frames that were dropped, as counted with `party`.
 fn exceptions(by_party: &BTreeMap<Party, Exceptions>, party: Party) -> (u64, u64) {
-    by_party
-        .get(&party)
-        .map_or((0, 0), |Exceptions { punted, dropped }| (punted.iter().sum(), dropped.iter().sum()))
+    by_party.get(&party).map_or((0, 0), |counted| (counted.punted.iter().sum(), counted.dropped.iter().sum()))
 }
