@@ -128,6 +128,17 @@ closed_list! {
 }
 
 closed_list! {
+    /// What an ICMP error says that margay sent: counted beside the outcome of what it is about.
+    IcmpError {
+        TimeExceeded "time_exceeded" "The TTL ended here (type 11 code 0).",
+        NetUnreachable "net_unreachable" "There is no route (type 3 code 0).",
+        HostUnreachable "host_unreachable" "The workload does not answer, or the way to its node is broken (type 3 code 1).",
+        FragmentationNeeded "fragmentation_needed" "Larger than the MTU, and DF is set (type 3 code 4).",
+        ParameterProblem "parameter_problem" "A router on the underlay says so of the inner header (type 12 code 0).",
+    }
+}
+
+closed_list! {
     /// What is wrong with a frame that goes on all the same: counted beside its outcome, and told now and then.
     Anomaly {
         EcnOverNotEct "ecn_over_not_ect" "A tunnel's outer header says ECT, the inner one Not-ECT: somebody rewrites the ECN field on the way (RFC 6040 4.2).",

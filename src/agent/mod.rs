@@ -157,6 +157,17 @@ enum Side {
     Host,
 }
 
+/// How often the FIB was made anew.
+#[derive(Debug, Clone, Copy, Default)]
+struct Updates {
+    /// Compiled and published.
+    published: u64,
+    /// Not compiled: the last one stays.
+    failed: u64,
+    /// What those that were published took.
+    time: Duration,
+}
+
 /// A node at work. Dropping it removes everything that it made.
 pub struct Agent {
     config: Config,
@@ -190,6 +201,10 @@ pub struct Agent {
     /// Drops that were logged.
     drops: counts::Log,
     started: Instant,
+    /// Of the FIB.
+    updates: Updates,
+    /// How often the resources were read.
+    reloads: u64,
     /// When the resources were read last and found good; and what was wrong with them since.
     read_at: Instant,
     wrong: Option<String>,
@@ -258,6 +273,8 @@ impl Agent {
             told,
             drops: counts::Log::new(Instant::now()),
             started: Instant::now(),
+            updates: Updates::default(),
+            reloads: 1,
             read_at: Instant::now(),
             wrong: None,
             _sole: sole,
@@ -392,6 +409,7 @@ impl Agent {
     /// # Errors
     /// They are wrong, or the machine does not do what they ask for: the last good state stays.
     pub fn reload(&mut self) -> Result<Reloaded, AgentError> {
+        self.reloads += 1;
         let loaded = load(&self.config, self.rootless.as_ref(), &mut self.told);
         let reloaded = loaded.and_then(|plan| self.apply(plan));
         match &reloaded {
@@ -587,9 +605,14 @@ impl Agent {
         }
     }
 
-    fn publish(&self) -> Result<(), AgentError> {
-        self.publication.publish(Fib::compile(&self.plan, &self.environment(&self.paths, self.mtu.bytes))?);
+    fn publish(&mut self) -> Result<(), AgentError> {
+        let began = Instant::now();
+        let compiled = Fib::compile(&self.plan, &self.environment(&self.paths, self.mtu.bytes));
+        self.updates.failed += u64::from(compiled.is_err());
+        self.publication.publish(compiled?);
         self.workers.wake();
+        self.updates.published += 1;
+        self.updates.time += began.elapsed();
         Ok(())
     }
 

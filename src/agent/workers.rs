@@ -159,6 +159,12 @@ impl Workers {
         total
     }
 
+    /// Of each: slots of its pool, and the fewest that were free so far.
+    pub(super) fn pools(&self) -> Vec<[u64; 2]> {
+        let of = |worker: &Running| [SLOTS as u64, worker.counters.fewest_free().unwrap_or(SLOTS as u64)];
+        self.workers.iter().map(of).collect()
+    }
+
     /// What of that was dropped and punted, by whom it is counted with.
     pub(super) fn by_party(&self) -> BTreeMap<Party, Exceptions> {
         let mut total: BTreeMap<Party, Exceptions> = BTreeMap::new();

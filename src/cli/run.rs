@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -15,7 +15,7 @@ use signal_hook::iterator::Signals;
 use crate::agent::{self, Agent, Config, Counts, IpipOffload, Signal};
 use crate::control::server::Server;
 use crate::control::socket::Socket;
-use crate::control::{DEFAULT_SOCKET, SOCKET_VARIABLE};
+use crate::control::{DEFAULT_SOCKET, SOCKET_VARIABLE, web};
 use crate::dataplane::antispoof::is_martian;
 use crate::datastore;
 use crate::fib::OuterTtl;
@@ -76,9 +76,24 @@ pub struct Args {
     /// Group whose members may connect, by name or number [default: the daemon's own]
     #[arg(long, env = "MARGAY_CONTROL_GROUP", value_name = "GROUP")]
     control_group: Option<String>,
+    /// Where metrics for Prometheus (/metrics), /liveness, /readiness and a status page (/) are; "none" for nowhere. Whoever
+    /// reaches it may read [default: 127.0.0.1:9091, if it is free]
+    #[arg(long, env = "MARGAY_WEB", value_name = "ADDRESS:PORT", value_parser = web_address)]
+    web: Option<WebAddress>,
     /// What to log: error, warn, info, debug, trace, or a filter of tracing's EnvFilter
     #[arg(long, env = "MARGAY_LOG", value_name = "LEVEL", default_value = "info")]
     log: String,
+    /// How to log
+    #[arg(long, env = "MARGAY_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum LogFormat {
+    /// A line for people
+    Text,
+    /// An object a line, its fields those of the event
+    Json,
 }
 
 fn outer_ttl(text: &str) -> Result<OuterTtl, String> {
@@ -97,6 +112,18 @@ fn icmp_source(text: &str) -> Result<Ipv4Addr, String> {
             Err("want the IPv4 address of one host, no loopback, link-local, multicast or reserved one"
                 .into())
         }
+    }
+}
+
+/// Where the web is; nowhere.
+#[derive(Debug, Clone, Copy)]
+struct WebAddress(Option<SocketAddr>);
+
+fn web_address(text: &str) -> Result<WebAddress, String> {
+    match text.parse() {
+        _ if text == "none" => Ok(WebAddress(None)),
+        Ok(address) => Ok(WebAddress(Some(address))),
+        Err(_) => Err("want an IP address and a port, like 0.0.0.0:9091, or none".into()),
     }
 }
 
@@ -123,16 +150,26 @@ pub fn run(args: Args) -> ExitCode {
 fn daemon(args: Args) -> Result<(), Box<dyn std::error::Error>> {
     let filter = tracing_subscriber::EnvFilter::try_new(&args.log)
         .map_err(|error| format!("--log {:?}: {error}", args.log))?;
-    tracing_subscriber::fmt()
+    let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .init();
+        .with_target(false);
+    match args.log_format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().flatten_event(true).init(),
+    }
     // As long as it may be given to any group, and before the first thread.
     let socket = (args.control_socket.as_os_str() != "none")
         .then(|| Socket::listen(&args.control_socket, args.control_group.as_deref()))
         .transpose()?;
+    let web = match args.web {
+        Some(WebAddress(None)) => None,
+        Some(WebAddress(Some(address))) => Some(web::listen(address)?),
+        None => web::listen(web::DEFAULT_ADDRESS)
+            .inspect_err(|error| tracing::info!(%error, "no metrics and no status page"))
+            .ok(),
+    };
     // Before the first thread: each begins with what its parent has.
     let loads_bpf = args.ipip_offload == IpipOffload::Bpf;
     privileges::keep_needed(loads_bpf)?;
@@ -157,7 +194,7 @@ fn daemon(args: Args) -> Result<(), Box<dyn std::error::Error>> {
         floor,
     })?;
     let (remote, requests) = agent::remote();
-    let _server = socket.map(|socket| Server::start(socket, remote)).transpose()?;
+    let _server = Server::start(socket, web, remote)?;
     say(&format!("{}margay: ready\n", agent.screen()));
     let counts = agent.run(&watcher, &signals, &requests)?;
     say(&summary(&counts));

@@ -5,9 +5,11 @@
 //! agent in its own thread; a client that hangs, or many of them, keep neither the agent nor each other.
 
 pub mod client;
+pub mod metrics;
 mod routes;
 pub mod server;
 pub mod socket;
+pub mod web;
 
 pub use routes::Version;
 

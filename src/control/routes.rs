@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::Failure;
-use crate::agent::view::{Drops, Endpoint, Explanation, Node, Peer, Pool, Route, Status, Tunnel};
+use crate::agent::view::{Drops, Endpoint, Explanation, Node, Peer, Pool, Route, Status, Traffic, Tunnel};
 use crate::agent::{Agent, AgentError, Refused, Remote};
 
 /// How long the agent may take for an answer. It does one thing after the other, and to read very many resources takes
@@ -29,7 +29,7 @@ pub(super) fn router(remote: Remote) -> Router {
 }
 
 /// The paths that change nothing.
-fn reading() -> Router<Remote> {
+pub(super) fn reading() -> Router<Remote> {
     Router::new()
         .route("/v1/version", get(version))
         .route("/v1/status", view(Status::of))
@@ -40,6 +40,7 @@ fn reading() -> Router<Remote> {
         .route("/v1/pools", view(Pool::list))
         .route("/v1/nodes", view(Node::list))
         .route("/v1/drops", view(Drops::of))
+        .route("/v1/traffic", view(Traffic::of))
         .route("/v1/explain/{address}", get(explain))
 }
 
@@ -89,7 +90,7 @@ async fn ask<T: Serialize + Send + 'static>(
 }
 
 /// The agent's answer; what is said instead where there is none.
-async fn answer<T: Send + 'static>(
+pub(super) async fn answer<T: Send + 'static>(
     remote: Remote,
     question: impl FnOnce(&mut Agent) -> T + Send + 'static,
 ) -> Result<T, Response> {

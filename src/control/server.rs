@@ -1,6 +1,7 @@
 //! The thread that answers: connections in, bounded in number, size and time.
 
 use std::io;
+use std::net::TcpListener;
 use std::pin::pin;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -11,12 +12,11 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::UnixListener;
 use tokio::sync::{Semaphore, oneshot};
 use tokio_io_timeout::TimeoutStream;
 
-use super::routes;
 use super::socket::{Name, Socket};
+use super::{routes, web};
 use crate::agent::Remote;
 use crate::sys::privileges;
 
@@ -35,31 +35,35 @@ const RECOVERY: Duration = Duration::from_millis(100);
 pub struct Server {
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
-    _name: Name,
+    _name: Option<Name>,
 }
 
 impl Server {
-    /// Answers on `socket` with what `remote`'s agent says.
+    /// Answers on `socket`, and on `web` what anyone may read, with what `remote`'s agent says.
     ///
     /// # Errors
     /// The system gives no thread or epoll instance.
-    pub fn start(socket: Socket, remote: Remote) -> io::Result<Self> {
-        let (listener, name) = socket.into_parts();
-        listener.set_nonblocking(true)?;
+    pub fn start(socket: Option<Socket>, web: Option<TcpListener>, remote: Remote) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let listener = {
-            let _context = runtime.enter();
-            UnixListener::from_std(listener)?
-        };
+        let context = runtime.enter();
+        let (listener, name) = socket.map(Socket::into_parts).unzip();
+        if let Some(listener) = listener {
+            listener.set_nonblocking(true)?;
+            runtime
+                .spawn(accept(tokio::net::UnixListener::from_std(listener)?, routes::router(remote.clone())));
+        }
+        if let Some(listener) = web {
+            listener.set_nonblocking(true)?;
+            runtime.spawn(accept(tokio::net::TcpListener::from_std(listener)?, web::router(remote)));
+        }
+        drop(context);
         let (stop, stopped) = oneshot::channel();
-        let router = routes::router(remote);
         let thread = std::thread::Builder::new().name("margay-control".into()).spawn(move || {
             // It reads what others send, and opens nothing.
             if let Err(error) = privileges::keep_none() {
                 tracing::error!(%error, "the control socket is not served");
                 return;
             }
-            runtime.spawn(accept(listener, router));
             // Dropped, not sent; what is still in hand ends with the runtime.
             let _ = runtime.block_on(stopped);
         })?;
@@ -77,11 +81,34 @@ impl Drop for Server {
     }
 }
 
-async fn accept(listener: UnixListener, router: Router) {
+/// Where connections come in.
+trait Listen: Send + 'static {
+    type Stream: AsyncRead + AsyncWrite + Send + 'static;
+
+    fn next(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+}
+
+impl Listen for tokio::net::UnixListener {
+    type Stream = tokio::net::UnixStream;
+
+    async fn next(&self) -> io::Result<Self::Stream> {
+        Ok(self.accept().await?.0)
+    }
+}
+
+impl Listen for tokio::net::TcpListener {
+    type Stream = tokio::net::TcpStream;
+
+    async fn next(&self) -> io::Result<Self::Stream> {
+        Ok(self.accept().await?.0)
+    }
+}
+
+async fn accept(listener: impl Listen, router: Router) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     while let Ok(place) = Arc::clone(&places).acquire_owned().await {
-        match listener.accept().await {
-            Ok((stream, _)) => {
+        match listener.next().await {
+            Ok(stream) => {
                 let router = router.clone();
                 tokio::spawn(async move {
                     converse(stream, router).await;

@@ -58,6 +58,15 @@ pub enum Form {
 impl Form {
     /// Every one, in the order of their indexes.
     pub const ALL: [Form; 3] = [Form::Plain, Form::Ipip, Form::Vxlan];
+
+    /// As it is written.
+    pub fn name(self) -> &'static str {
+        match self {
+            Form::Plain => "plain",
+            Form::Ipip => "ipip",
+            Form::Vxlan => "vxlan",
+        }
+    }
 }
 
 /// How much passed. A super-frame is one frame, as the kernel's interfaces count.

@@ -8,7 +8,8 @@ use crossbeam::utils::CachePadded;
 
 use super::accounts::{Exceptions, Ledger, Party};
 use super::specimens::{Specimen, Specimens};
-use crate::verdict::{Anomaly, DropReason, PuntReason, Sent};
+use crate::io::FRAMES;
+use crate::verdict::{Anomaly, DropReason, IcmpError, PuntReason, Sent};
 
 /// What a worker counted since its last turn: plain numbers, no sharing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +24,22 @@ pub struct Tally {
     pub dropped: [u64; DropReason::COUNT],
     /// What was wrong with frames beside their outcomes.
     pub anomalies: [u64; Anomaly::COUNT],
+    /// ICMP errors that were made, by what they say; limited already.
+    pub icmp_errors: [u64; IcmpError::COUNT],
+    /// Batches that ports received, by how many frames: the first of one, each further one of up to twice as many.
+    pub batches: [u64; BATCH_SIZES],
+    /// Frames of all of them.
+    pub batched: u64,
+}
+
+/// Classes of batches: 1, 2, up to 4, and so on to 1,024 frames.
+pub const BATCH_SIZES: usize = 11;
+const _: () = assert!(1 << (BATCH_SIZES - 1) >= FRAMES);
+
+/// The class of a batch that has frames.
+#[inline]
+pub(super) fn batch_size(frames: usize) -> usize {
+    (frames.next_power_of_two().trailing_zeros() as usize).min(BATCH_SIZES - 1)
 }
 
 impl Default for Tally {
@@ -33,6 +50,9 @@ impl Default for Tally {
             punted: [0; PuntReason::COUNT],
             dropped: [0; DropReason::COUNT],
             anomalies: [0; Anomaly::COUNT],
+            icmp_errors: [0; IcmpError::COUNT],
+            batches: [0; BATCH_SIZES],
+            batched: 0,
         }
     }
 }
@@ -49,6 +69,9 @@ impl Tally {
             .chain(&self.punted)
             .chain(&self.dropped)
             .chain(&self.anomalies)
+            .chain(&self.icmp_errors)
+            .chain(&self.batches)
+            .chain([&self.batched])
     }
 
     fn cells_mut(&mut self) -> impl Iterator<Item = &mut u64> {
@@ -57,6 +80,9 @@ impl Tally {
             .chain(&mut self.punted)
             .chain(&mut self.dropped)
             .chain(&mut self.anomalies)
+            .chain(&mut self.icmp_errors)
+            .chain(&mut self.batches)
+            .chain([&mut self.batched])
     }
 }
 
@@ -68,7 +94,8 @@ impl std::ops::AddAssign<&Tally> for Tally {
     }
 }
 
-const CELLS: usize = 1 + Sent::COUNT + PuntReason::COUNT + DropReason::COUNT + Anomaly::COUNT;
+const CELLS: usize =
+    2 + Sent::COUNT + PuntReason::COUNT + DropReason::COUNT + Anomaly::COUNT + IcmpError::COUNT + BATCH_SIZES;
 
 /// One worker's totals, published once a turn, and its accounts.
 #[derive(Debug)]
@@ -76,6 +103,8 @@ pub struct Counters {
     cells: CachePadded<[AtomicU64; CELLS]>,
     /// Its lock is taken when an account is opened or closed, and by who reads.
     ledger: Mutex<Ledger>,
+    /// Fewest slots that were free after a batch was received.
+    fewest_free: AtomicU64,
     specimens: Mutex<Specimens>,
 }
 
@@ -83,7 +112,12 @@ impl Counters {
     /// All zero.
     pub fn new() -> Arc<Self> {
         let cells = CachePadded::new([const { AtomicU64::new(0) }; CELLS]);
-        Arc::new(Counters { cells, ledger: Mutex::default(), specimens: Mutex::default() })
+        Arc::new(Counters {
+            cells,
+            ledger: Mutex::default(),
+            fewest_free: AtomicU64::new(u64::MAX),
+            specimens: Mutex::default(),
+        })
     }
 
     /// Adds `tally` and clears it. Only the worker that owns the counters calls this, so a load and a
@@ -93,6 +127,18 @@ impl Counters {
             cell.store(cell.load(Ordering::Relaxed) + *count, Ordering::Relaxed);
             *count = 0;
         }
+    }
+
+    /// Of the one worker that owns the counters.
+    pub(super) fn note_free(&self, slots: usize) {
+        if (slots as u64) < self.fewest_free.load(Ordering::Relaxed) {
+            self.fewest_free.store(slots as u64, Ordering::Relaxed);
+        }
+    }
+
+    /// Fewest slots of the pool that were free after a batch was received; `None` before the first.
+    pub fn fewest_free(&self) -> Option<u64> {
+        Some(self.fewest_free.load(Ordering::Relaxed)).filter(|slots| *slots != u64::MAX)
     }
 
     /// The totals so far.

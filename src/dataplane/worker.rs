@@ -17,6 +17,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 
 use super::accounts::{self, Accounts, Form, Traffic};
+use super::counters::batch_size;
 use super::decap::Kind;
 use super::engine::{Engine, Noted, Origin, Tables, Verdict};
 use super::neighbor::{Neighbor, Neighbors, Resolution};
@@ -274,6 +275,9 @@ impl Worker {
         if let Some(noted) = self.engine.noted() {
             self.tell(noted);
         }
+        if let Some(told) = self.slowpath.told() {
+            self.tally.icmp_errors.iter_mut().zip(told).for_each(|(cell, count)| *cell += count);
+        }
         self.counters.publish(&mut self.tally);
         Flow::Continue
     }
@@ -416,6 +420,11 @@ impl Worker {
         let fib = Arc::clone(self.fib.current());
         let mut batch = std::mem::take(&mut self.batch);
         self.tally.input += batch.len() as u64;
+        if !batch.is_empty() {
+            self.tally.batches[batch_size(batch.len())] += 1;
+            self.tally.batched += batch.len() as u64;
+            self.counters.note_free(self.pool.available());
+        }
         if let PortId::Endpoint(_) | PortId::Host = id {
             let bytes = batch.iter().map(|frame| frame.len() as u64).sum();
             let traffic = Traffic { frames: batch.len() as u64, bytes };

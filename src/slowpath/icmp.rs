@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use crate::dataplane::antispoof::is_martian;
-use crate::verdict::DropReason;
+use crate::verdict::{DropReason, IcmpError};
 use crate::wire::icmpv4::{self, Icmpv4, Icmpv4Type};
 use crate::wire::ipv4::{self, Ipv4};
 use crate::wire::{Protocol, checksum};
@@ -28,6 +28,19 @@ pub enum Error {
     ParameterProblem(u8),
     /// Type 3 code 4 with the MTU of the next hop, bytes (RFC 1191 4).
     FragmentationNeeded(u16),
+}
+
+impl Error {
+    /// What it counts as.
+    pub fn kind(self) -> IcmpError {
+        match self {
+            Error::TtlExceeded => IcmpError::TimeExceeded,
+            Error::NetUnreachable => IcmpError::NetUnreachable,
+            Error::HostUnreachable => IcmpError::HostUnreachable,
+            Error::ParameterProblem(_) => IcmpError::ParameterProblem,
+            Error::FragmentationNeeded(_) => IcmpError::FragmentationNeeded,
+        }
+    }
 }
 
 /// Whether an error about `original` may be sent at all.

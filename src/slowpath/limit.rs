@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use crate::dataplane::Origin;
+use crate::verdict::IcmpError;
 
 /// Errors at once, after a pause: what a traceroute of 30 hops with three probes each asks for.
 const BURST: u32 = 100;
@@ -16,6 +17,8 @@ const MAX_ORIGINS: usize = 4096;
 #[derive(Debug, Default)]
 pub struct Limiter {
     buckets: HashMap<Origin, Bucket>,
+    /// Errors that were made since somebody asked.
+    pub(super) told: Option<[u64; IcmpError::COUNT]>,
 }
 
 #[derive(Debug)]

@@ -21,7 +21,7 @@ use crate::dataplane::paths::Change;
 use crate::dataplane::{Origin, Paths, Tables};
 use crate::fib::{Action, EndpointId, Fib, TunnelId};
 use crate::io::offload;
-use crate::verdict::{DropReason, PuntReason};
+use crate::verdict::{DropReason, IcmpError, PuntReason};
 use crate::wire::ipv4::{self, Ipv4};
 use crate::wire::transport::Transport;
 
@@ -127,6 +127,11 @@ impl SlowPath {
             let (fib, paths, changes) = (tables.fib, &*self.paths, &mut self.changes);
             prober.tick(&mut Work { fib, paths, now, pool, made, changes });
         }
+    }
+
+    /// ICMP errors that were made since the last call, by what they say.
+    pub fn told(&mut self) -> Option<[u64; IcmpError::COUNT]> {
+        self.limiter.told.take()
     }
 
     /// What became known of paths since the last call.
@@ -257,6 +262,7 @@ impl Limiter {
         if !self.allows(origin, now) {
             return Err(DropReason::IcmpRateLimited);
         }
+        self.told.get_or_insert_default()[error.kind().index()] += 1;
         Ok(icmp::Message::new(error, source(fib, original.src()), original.packet()))
     }
 }

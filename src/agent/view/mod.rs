@@ -7,8 +7,10 @@ mod drops;
 mod endpoint;
 mod explain;
 mod peer;
+mod readings;
 mod route;
 mod status;
+mod traffic;
 
 use std::collections::BTreeMap;
 
@@ -18,8 +20,10 @@ pub use drops::{Drops, Reason, Share};
 pub use endpoint::Endpoint;
 pub use explain::{Back, Explanation, Mtu, Outer};
 pub use peer::{Fault, Node, PathMtu, Peer, Pool, Tunnel};
+pub use readings::Readings;
 pub use route::Route;
 pub use status::{Frames, Health, Numbers, Status, Underlay, Use, Workers};
+pub use traffic::{Account, Count, Kind, Passed, Traffic};
 
 /// Frames that left the fast path and frames that were dropped, as counted with `party`.
 fn exceptions(by_party: &BTreeMap<Party, Exceptions>, party: Party) -> (u64, u64) {

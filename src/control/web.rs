@@ -1,0 +1,81 @@
+//! What anyone may read who reaches the web address: metrics, health, the status page and what it draws.
+
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE};
+use axum::http::{HeaderName, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+
+use super::routes::{answer, reading};
+use super::{Failure, metrics};
+use crate::agent::Remote;
+use crate::agent::view::{Health, Readings, Status};
+
+/// Where it is unless it is told otherwise: Felix's port for metrics, and nobody else's machine reaches it.
+pub const DEFAULT_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9091);
+
+/// Nothing from elsewhere, and nothing that is written into a page by what it shows.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'";
+
+/// Listens at `address`.
+///
+/// # Errors
+/// It cannot be listened at; in words.
+pub fn listen(address: SocketAddr) -> Result<TcpListener, String> {
+    TcpListener::bind(address).map_err(|error| match error.kind() {
+        ErrorKind::AddrInUse => {
+            format!("{address}: somebody listens there: choose another (--web ADDRESS:PORT)")
+        }
+        ErrorKind::AddrNotAvailable => format!("{address}: this network namespace has no such address"),
+        _ => format!("{address}: {error}"),
+    })
+}
+
+/// All paths.
+pub(super) fn router(remote: Remote) -> Router {
+    reading()
+        .route("/", get(async || page("text/html; charset=utf-8", include_str!("page/index.html"))))
+        .route("/page.js", get(async || page("text/javascript; charset=utf-8", include_str!("page/page.js"))))
+        .route("/page.css", get(async || page("text/css; charset=utf-8", include_str!("page/page.css"))))
+        .route("/metrics", get(scrape))
+        .route("/liveness", get(liveness))
+        .route("/readiness", get(readiness))
+        .with_state(remote)
+}
+
+fn page(kind: &'static str, text: &'static str) -> Response {
+    let headers: [(HeaderName, &str); 3] =
+        [(CONTENT_TYPE, kind), (CONTENT_SECURITY_POLICY, POLICY), (CACHE_CONTROL, "no-cache")];
+    (headers, text).into_response()
+}
+
+async fn scrape(State(remote): State<Remote>) -> Response {
+    match answer(remote, |agent| Readings::of(agent)).await {
+        Ok(readings) => ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], metrics::encode(readings)).into_response(),
+        Err(failed) => failed,
+    }
+}
+
+/// As Felix's: whether the daemon should go on, or be started anew.
+async fn liveness(State(remote): State<Remote>) -> Response {
+    match answer(remote, |_| ()).await {
+        Ok(()) => StatusCode::NO_CONTENT.into_response(),
+        Err(failed) => failed,
+    }
+}
+
+/// As Felix's: whether all that the resources ask for is there.
+async fn readiness(State(remote): State<Remote>) -> Response {
+    match answer(remote, |agent| Status::of(agent)).await {
+        Ok(Status { health: Health::Good, .. }) => StatusCode::NO_CONTENT.into_response(),
+        Ok(Status { problems, .. }) => {
+            let failure = Failure { error: problems.join("; ") };
+            (StatusCode::SERVICE_UNAVAILABLE, axum::Json(failure)).into_response()
+        }
+        Err(failed) => failed,
+    }
+}
