@@ -100,7 +100,11 @@ async fn answer<T: Send + 'static>(
     match timeout(PATIENCE, receiver).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(_)) => Err(refused(Refused::Ending)),
-        Err(_) => Err(refused(Refused::Busy)),
+        Err(_) => {
+            let error =
+                format!("the agent has not answered within {PATIENCE:?}, but will go on: see the log");
+            Err(failure(StatusCode::GATEWAY_TIMEOUT, error))
+        }
     }
 }
 
