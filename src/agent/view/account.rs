@@ -1,0 +1,64 @@
+//! What is counted with one endpoint or peer.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::route::encapsulation;
+use crate::dataplane::{self, Exceptions, Form, Party};
+use crate::rib::Encap;
+
+/// What is counted with one endpoint or peer since it is there. A super-frame is one frame.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Account {
+    /// What it handed in, by form: `plain`, `ipip`, `vxlan`; no form that never occurred.
+    pub received: BTreeMap<String, Traffic>,
+    /// What was sent to it, by form.
+    pub sent: BTreeMap<String, Traffic>,
+    /// Frames that it handed in and that left the fast path.
+    pub punted: u64,
+    /// Frames that it handed in, or did not take, and that were dropped.
+    pub dropped: u64,
+}
+
+/// How much passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traffic {
+    /// Frames.
+    pub frames: u64,
+    /// Bytes of them, as they stand at the edge.
+    pub bytes: u64,
+}
+
+impl Account {
+    pub(super) fn of(by_party: &BTreeMap<Party, Exceptions>, party: Party) -> Self {
+        let Some(exceptions) = by_party.get(&party) else { return Account::default() };
+        let forms = |of: &[dataplane::Traffic; Form::ALL.len()]| {
+            let passed = Form::ALL.into_iter().zip(of).filter(|(_, traffic)| traffic.frames > 0);
+            let named = passed.map(|(form, dataplane::Traffic { frames, bytes })| {
+                (name(form).to_owned(), Traffic { frames: *frames, bytes: *bytes })
+            });
+            named.collect()
+        };
+        Account {
+            received: forms(&exceptions.received),
+            sent: forms(&exceptions.sent),
+            punted: exceptions.punted.iter().sum(),
+            dropped: exceptions.dropped.iter().sum(),
+        }
+    }
+
+    /// Frames received and sent, in whatever form.
+    pub fn frames(&self) -> (u64, u64) {
+        let sum = |of: &BTreeMap<String, Traffic>| of.values().map(|traffic| traffic.frames).sum();
+        (sum(&self.received), sum(&self.sent))
+    }
+}
+
+fn name(form: Form) -> &'static str {
+    encapsulation(match form {
+        Form::Plain => Encap::Direct,
+        Form::Ipip => Encap::Ipip,
+        Form::Vxlan => Encap::Vxlan,
+    })
+}
