@@ -112,6 +112,16 @@ fn every_command_tells_of_a_daemon_that_forwards() {
     let peers = json(socket, &["get", "peers"]);
     assert_eq!((&peers[0]["name"], &peers[0]["underlay_mtu"]), (&"node-b".into(), &1500.into()));
     assert_eq!(peers[0]["encapsulations"], serde_json::json!(["vxlan"]));
+    // Three requests and their answers, and what else the pods' stacks say.
+    let passed = |account: &Value, direction: &str, form: &str| account[direction][form]["frames"].as_u64();
+    let peer = || json(socket, &["get", "peers"])[0].clone();
+    until("the counts of the peer", || {
+        let peer = peer();
+        passed(&peer, "received", "vxlan") == Some(3) && passed(&peer, "sent", "vxlan") == Some(3)
+    });
+    assert!(peer()["sent"]["vxlan"]["bytes"].as_u64().unwrap() >= 3 * 84);
+    let endpoint = json(socket, &["get", "endpoints"])[0].clone();
+    assert!(passed(&endpoint, "received", "plain") >= Some(3), "{endpoint}");
     let tunnels = json(socket, &["get", "tunnels"]);
     assert_eq!(
         (&tunnels[0]["remote"], &tunnels[0]["mtu"]),

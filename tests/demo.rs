@@ -71,7 +71,11 @@ fn ctrl_c_ends_it_at_once_and_nothing_is_left() {
     let lines = BufReader::new(demo.stdout.take().unwrap()).lines();
     // From here on it measures for a minute, if nobody asks it to end.
     assert!(lines.map_while(Result::ok).any(|line| line.contains("pod-a2 > pod-a1")));
-    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "the files of the lab");
+    assert_eq!(
+        fs::read_dir(dir.path()).unwrap().count(),
+        3,
+        "the files of the lab, and a place for each daemon's socket"
+    );
     let daemons = processes_naming(dir.path().to_str().unwrap());
     assert_eq!(daemons.len(), 2, "a daemon for each node");
 

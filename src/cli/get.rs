@@ -21,9 +21,9 @@ pub struct Args {
 enum What {
     /// The best route of each prefix: where it leads, how, and by which rule
     Routes,
-    /// This node's workloads: how they are attached, or why not; MTU; what was punted and dropped of theirs
+    /// This node's workloads: how they are attached, or why not; MTU; frames received, sent, punted, dropped
     Endpoints,
-    /// Other nodes: how packets travel there, what is known of the path, what was punted and dropped of theirs
+    /// Other nodes: how packets travel there, what is known of the path; frames received, sent, punted, dropped
     Peers,
     /// Ways with an outer header: MTU, and where it comes from
     Tunnels,
@@ -58,6 +58,7 @@ fn list<T: Serialize + DeserializeOwned>(
 
 fn endpoints(list: &[Endpoint]) -> String {
     let row = |endpoint: &Endpoint| {
+        let (received, sent) = endpoint.account.frames();
         let how = match endpoint.attached {
             true => endpoint.how.clone(),
             false => format!("NOT ATTACHED: {}", endpoint.how),
@@ -66,19 +67,22 @@ fn endpoints(list: &[Endpoint]) -> String {
             endpoint.workload.clone(),
             endpoint.addresses.join(" "),
             or_dash(endpoint.mtu),
-            endpoint.punted.to_string(),
-            endpoint.dropped.to_string(),
+            received.to_string(),
+            sent.to_string(),
+            endpoint.account.punted.to_string(),
+            endpoint.account.dropped.to_string(),
             how,
         ]
     };
     table::render(
-        ["WORKLOAD", "ADDRESSES", "MTU", "PUNTED", "DROPPED", "HOW"],
+        ["WORKLOAD", "ADDRESSES", "MTU", "RECEIVED", "SENT", "PUNTED", "DROPPED", "HOW"],
         list.iter().map(row).collect(),
     )
 }
 
 fn peers(list: &[Peer]) -> String {
     let row = |peer: &Peer| {
+        let (received, sent) = peer.account.frames();
         let path = match (&peer.fault, &peer.path_mtu) {
             (Some(fault), _) => format!("BROKEN: {}", fault.what),
             (None, Some(path)) => format!("takes {}: {}", path.bytes, path.because),
@@ -90,12 +94,15 @@ fn peers(list: &[Peer]) -> String {
             peer.encapsulations.join(" "),
             peer.routes.to_string(),
             peer.underlay_mtu.to_string(),
-            peer.punted.to_string(),
-            peer.dropped.to_string(),
+            received.to_string(),
+            sent.to_string(),
+            peer.account.punted.to_string(),
+            peer.account.dropped.to_string(),
             path,
         ]
     };
-    let header = ["NODE", "ADDRESS", "HOW", "ROUTES", "UNDERLAY MTU", "PUNTED", "DROPPED", "PATH"];
+    let header =
+        ["NODE", "ADDRESS", "HOW", "ROUTES", "UNDERLAY MTU", "RECEIVED", "SENT", "PUNTED", "DROPPED", "PATH"];
     table::render(header, list.iter().map(row).collect())
 }
 

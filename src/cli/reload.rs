@@ -16,7 +16,7 @@ pub struct Args {
 pub(super) fn run(args: &Args) -> Result<(), AskError> {
     let reloaded: Reloaded = args.asking.client()?.post("/v1/reload")?;
     args.asking.print(&reloaded, |Reloaded { changed, routes, endpoints }| {
-        let what = if *changed { "applied" } else { "read: nothing to change" };
-        format!("resources {what}; {routes} routes, {endpoints} endpoints attached\n")
+        let what = if *changed { "applied" } else { "read, nothing to change" };
+        format!("resources {what}: routes {routes}, endpoints attached {endpoints}\n")
     })
 }

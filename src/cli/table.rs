@@ -37,8 +37,10 @@ mod tests {
 
     #[test]
     fn columns_stand_under_each_other_and_numbers_right() {
-        let rows = vec![["a".into(), "5".into(), "x y".into()], ["bcd".into(), "1400".into(), "z".into()]];
-        assert_eq!(render(["N", "MTU", "WHY"], rows), "N     MTU  WHY\na       5  x y\nbcd  1400  z\n");
+        let rows =
+            vec![["10.0.0.1".into(), "-".into(), "x y".into()], ["bcd".into(), "1400".into(), "z".into()]];
+        let text = "N          MTU  WHY\n10.0.0.1     -  x y\nbcd       1400  z\n";
+        assert_eq!(render(["N", "MTU", "WHY"], rows), text);
         assert_eq!(render(["N"], vec![]), "");
     }
 }

@@ -12,7 +12,9 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::agent::view::{Account, Count, Kind, Passed, Readings};
+use std::collections::BTreeMap;
+
+use crate::agent::view::{Counted, Kind, Readings, Traffic};
 use crate::verdict::{Anomaly, DropReason, IcmpError, PuntReason, Sent};
 
 /// Of [`encode`]'s text.
@@ -130,7 +132,7 @@ fn frames(out: &mut Page<'_>, readings: &Readings) -> fmt::Result {
 /// By endpoint: what it sent and got, and what did not simply pass.
 fn endpoints(out: &mut Page<'_>, readings: &Readings) -> fmt::Result {
     let accounts = readings.parties.iter().filter(|account| account.kind == Kind::Endpoint);
-    let rows: Vec<(&Account, Labels<'_>)> = accounts
+    let rows: Vec<(&Counted, Labels<'_>)> = accounts
         .map(|account| {
             let workload = account.workload.as_deref().unwrap_or_default();
             (account, vec![("endpoint", &*account.name), ("workload", workload)])
@@ -142,7 +144,7 @@ fn endpoints(out: &mut Page<'_>, readings: &Readings) -> fmt::Result {
 /// By peer, and by the form in which frames travel.
 fn peers(out: &mut Page<'_>, readings: &Readings) -> fmt::Result {
     let accounts = readings.parties.iter().filter(|account| account.kind == Kind::Peer);
-    let rows: Vec<(&Account, Labels<'_>)> =
+    let rows: Vec<(&Counted, Labels<'_>)> =
         accounts.map(|account| (account, vec![("peer", &*account.name)])).collect();
     by_party(out, "margay_peer", "a peer", &rows, true)?;
     let path_mtu =
@@ -178,9 +180,9 @@ fn peers(out: &mut Page<'_>, readings: &Readings) -> fmt::Result {
 
 /// The node's kernel, strangers on the underlay, and who is gone.
 fn others(out: &mut Page<'_>, readings: &Readings) -> fmt::Result {
-    let is_other = |account: &&Account| !matches!(account.kind, Kind::Endpoint | Kind::Peer);
+    let is_other = |account: &&Counted| !matches!(account.kind, Kind::Endpoint | Kind::Peer);
     let accounts = readings.parties.iter().filter(is_other);
-    let rows: Vec<(&Account, Labels<'_>)> =
+    let rows: Vec<(&Counted, Labels<'_>)> =
         accounts.map(|account| (account, vec![("party", account.kind.name())])).collect();
     by_party(out, "margay_other", "this node's kernel, the underlay, or who is gone", &rows, true)
 }
@@ -230,20 +232,20 @@ fn by_party(
     out: &mut Page<'_>,
     prefix: &str,
     whose: &str,
-    rows: &[(&Account, Labels<'_>)],
+    rows: &[(&Counted, Labels<'_>)],
     forms: bool,
 ) -> fmt::Result {
-    type Of<T> = fn(&Account) -> &Vec<T>;
-    let both: [(&str, &str, Of<Passed>); 2] =
+    type Of<T> = fn(&Counted) -> &BTreeMap<String, T>;
+    let both: [(&str, &str, Of<Traffic>); 2] =
         [("received", "from", |account| &account.received), ("sent", "to", |account| &account.sent)];
     for (what, direction, of) in both {
         let (mut frames, mut bytes) = (Samples::new(), Samples::new());
         for (account, labels) in rows {
-            for passed in of(account) {
+            for (form, traffic) in of(account) {
                 let mut labels = labels.clone();
-                labels.extend(forms.then_some(("form", &*passed.form)));
-                frames.push((labels.clone(), passed.frames));
-                bytes.push((labels, passed.bytes));
+                labels.extend(forms.then_some(("form", &**form)));
+                frames.push((labels.clone(), traffic.frames));
+                bytes.push((labels, traffic.bytes));
             }
         }
         let about = format!("{direction} {whose}");
@@ -251,14 +253,14 @@ fn by_party(
         let about = format!("Bytes of frames {about}");
         out.counters(&format!("{prefix}_{what}"), &about, Some(Unit::Bytes), bytes)?;
     }
-    let both: [(&str, Of<Count>); 2] =
+    let both: [(&str, Of<u64>); 2] =
         [("punted", |account| &account.punted), ("dropped", |account| &account.dropped)];
     for (what, of) in both {
         let mut samples = Samples::new();
         for (account, labels) in rows {
-            for count in of(account) {
-                let labels = labels.iter().copied().chain([("reason", &*count.reason)]).collect();
-                samples.push((labels, count.count));
+            for (reason, count) in of(account) {
+                let labels = labels.iter().copied().chain([("reason", &**reason)]).collect();
+                samples.push((labels, *count));
             }
         }
         let about = format!("Frames of {whose} that were {what}, by reason");

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::Failure;
-use crate::agent::view::{Drops, Endpoint, Explanation, Node, Peer, Pool, Route, Status, Traffic, Tunnel};
+use crate::agent::view::{Counters, Drops, Endpoint, Explanation, Node, Peer, Pool, Route, Status, Tunnel};
 use crate::agent::{Agent, AgentError, Refused, Remote};
 
 /// How long the agent may take for an answer. It does one thing after the other, and to read very many resources takes
@@ -40,7 +40,7 @@ pub(super) fn reading() -> Router<Remote> {
         .route("/v1/pools", view(Pool::list))
         .route("/v1/nodes", view(Node::list))
         .route("/v1/drops", view(Drops::of))
-        .route("/v1/traffic", view(Traffic::of))
+        .route("/v1/counters", view(Counters::of))
         .route("/v1/explain/{address}", get(explain))
 }
 
@@ -101,7 +101,11 @@ pub(super) async fn answer<T: Send + 'static>(
     match timeout(PATIENCE, receiver).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(_)) => Err(refused(Refused::Ending)),
-        Err(_) => Err(refused(Refused::Busy)),
+        Err(_) => {
+            let error =
+                format!("the agent has not answered within {PATIENCE:?}, but will go on: see the log");
+            Err(failure(StatusCode::GATEWAY_TIMEOUT, error))
+        }
     }
 }
 

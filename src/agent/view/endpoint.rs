@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::exceptions;
+use super::Account;
 use crate::agent::Agent;
 use crate::dataplane::Party;
 use crate::resource::Attach;
@@ -30,10 +30,9 @@ pub struct Endpoint {
     pub netns: Option<String>,
     /// The workload's MAC, where the resource names it.
     pub mac: Option<String>,
-    /// Frames that it sent and that left the fast path.
-    pub punted: u64,
-    /// Frames that it sent, or did not take, and that were dropped.
-    pub dropped: u64,
+    /// What is counted with it.
+    #[serde(flatten)]
+    pub account: Account,
 }
 
 impl Endpoint {
@@ -41,8 +40,9 @@ impl Endpoint {
         let by_party = agent.workers.by_party();
         let view = |plan: &crate::rib::EndpointPlan| {
             let attached = agent.endpoints.get(&plan.name);
-            let (punted, dropped) =
-                attached.map_or((0, 0), |attached| exceptions(&by_party, Party::Endpoint(attached.id)));
+            let account = attached
+                .map(|attached| Account::of(&by_party, Party::Endpoint(attached.id)))
+                .unwrap_or_default();
             let missing =
                 || agent.failed.get(&plan.name).cloned().unwrap_or_else(|| "not attached yet".into());
             Endpoint {
@@ -59,8 +59,7 @@ impl Endpoint {
                 mtu: attached.map(|attached| attached.mtu()),
                 netns: plan.netns.as_ref().map(|path| path.display().to_string()),
                 mac: plan.mac.map(|mac| mac.to_string()),
-                punted,
-                dropped,
+                account,
             }
         };
         agent.plan.endpoints.iter().map(view).collect()

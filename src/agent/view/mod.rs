@@ -3,6 +3,8 @@
 //! Names are those of ARCHITECTURE.md; a quantity that is not a count has its unit in its name, but for MTUs, which are
 //! IP MTUs in bytes everywhere.
 
+mod account;
+mod counters;
 mod drops;
 mod endpoint;
 mod explain;
@@ -10,12 +12,9 @@ mod peer;
 mod readings;
 mod route;
 mod status;
-mod traffic;
 
-use std::collections::BTreeMap;
-
-use crate::dataplane::{Exceptions, Party};
-
+pub use account::{Account, Traffic};
+pub use counters::{Counted, Counters, Kind};
 pub use drops::{Drops, Reason, Share};
 pub use endpoint::Endpoint;
 pub use explain::{Back, Explanation, Mtu, Outer};
@@ -23,9 +22,3 @@ pub use peer::{Fault, Node, PathMtu, Peer, Pool, Tunnel};
 pub use readings::Readings;
 pub use route::Route;
 pub use status::{Frames, Health, Numbers, Status, Underlay, Use, Workers};
-pub use traffic::{Account, Count, Kind, Passed, Traffic};
-
-/// Frames that left the fast path and frames that were dropped, as counted with `party`.
-fn exceptions(by_party: &BTreeMap<Party, Exceptions>, party: Party) -> (u64, u64) {
-    by_party.get(&party).map_or((0, 0), |counted| (counted.punted.iter().sum(), counted.dropped.iter().sum()))
-}

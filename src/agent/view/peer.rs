@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use super::exceptions;
+use super::Account;
 use super::route::encapsulation;
 use crate::agent::Agent;
 use crate::agent::mtu::by_way;
@@ -36,10 +36,9 @@ pub struct Peer {
     pub vxlan_tunnel_address: Option<String>,
     /// Its VTEP's MAC.
     pub vtep_mac: String,
-    /// Frames that it sent and that left the fast path.
-    pub punted: u64,
-    /// Frames that it sent and that were dropped.
-    pub dropped: u64,
+    /// What is counted with it.
+    #[serde(flatten)]
+    pub account: Account,
 }
 
 /// What was learned of the path to a peer.
@@ -78,7 +77,7 @@ impl Peer {
         }
         let view = |(index, (encaps, routes)): (usize, (BTreeSet<Encap>, usize))| {
             let peer = &plan.peers[index];
-            let (punted, dropped) = exceptions(&by_party, Party::Peer(peer.address));
+            let account = Account::of(&by_party, Party::Peer(peer.address));
             let path = known.get(&peer.address).copied().unwrap_or_default();
             Peer {
                 name: peer.name.clone(),
@@ -97,8 +96,7 @@ impl Peer {
                 ipip_tunnel_address: peer.ipip_tunnel_addr.map(|address| address.to_string()),
                 vxlan_tunnel_address: peer.vxlan_tunnel_addr.map(|address| address.to_string()),
                 vtep_mac: peer.vtep_mac.to_string(),
-                punted,
-                dropped,
+                account,
             }
         };
         ways.into_iter().enumerate().map(view).collect()

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Account, Health, Peer, Traffic, Tunnel};
+use super::{Counted, Counters, Health, Peer, Tunnel};
 use crate::agent::Agent;
 use crate::agent::view::Status;
 use crate::dataplane::Tally;
@@ -21,7 +21,7 @@ pub struct Readings {
     /// All frames.
     pub total: Tally,
     /// Frames by whom they are counted with.
-    pub parties: Vec<Account>,
+    pub parties: Vec<Counted>,
     /// Peers, with what is known of the ways to them.
     pub peers: Vec<Peer>,
     /// Tunnels with their MTUs.
@@ -51,7 +51,7 @@ impl Readings {
             uptime: Instant::now().saturating_duration_since(agent.started),
             is_healthy: health == Health::Good,
             total: agent.workers.tally(),
-            parties: Traffic::of(agent).parties,
+            parties: Counters::of(agent).parties,
             peers: Peer::list(agent),
             tunnels: Tunnel::list(agent),
             endpoints: [numbers.endpoints_attached, numbers.endpoints_missing],

@@ -104,6 +104,8 @@ pub struct Use {
 pub struct Numbers {
     /// Other nodes.
     pub peers: usize,
+    /// Those among them to which the way is broken, as ICMP errors say.
+    pub peers_broken: usize,
     /// Prefixes with a route.
     pub routes: usize,
     /// Blocks of this node among them.
@@ -135,6 +137,7 @@ impl Status {
         let problems = problems(agent);
         let tally = agent.workers.tally();
         let blocks = plan.routes.iter().filter(|route| matches!(route.target, Target::Blackhole)).count();
+        let known = agent.workers.paths().snapshot();
         let (endpoint_mtu, endpoint_mtu_because) = (agent.mtu.bytes, agent.mtu.because().to_string());
         Status {
             version: env!("CARGO_PKG_VERSION").into(),
@@ -166,6 +169,7 @@ impl Status {
                 .collect(),
             numbers: Numbers {
                 peers: plan.peers.len(),
+                peers_broken: known.values().filter(|path| path.fault.is_some()).count(),
                 routes: plan.routes.len(),
                 blocks,
                 endpoints_attached: agent.endpoints.len(),
@@ -200,8 +204,13 @@ impl fmt::Display for Status {
         if !self.mss_clamped.is_empty() {
             line("", format!("MSS of TCP lowered to it from and to {}", self.mss_clamped.join(" ")))?;
         }
-        let Numbers { peers, routes, blocks, endpoints_attached, endpoints_missing, .. } = &self.numbers;
-        line("peers", peers.to_string())?;
+        let Numbers { peers, peers_broken, routes, blocks, endpoints_attached, endpoints_missing, .. } =
+            &self.numbers;
+        let broken = match peers_broken {
+            0 => String::new(),
+            count => format!(", the way to {count} of them is broken: see margay get peers"),
+        };
+        line("peers", format!("{peers}{broken}"))?;
         line("routes", format!("{routes}, {blocks} of them blocks of this node"))?;
         line("endpoints", format!("{endpoints_attached} attached, {endpoints_missing} not"))
     }

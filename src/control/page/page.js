@@ -15,9 +15,9 @@ async function ask(path) {
 
 async function look() {
   try {
-    const [status, traffic, endpoints, peers, drops] = await Promise.all(
-      ["status", "traffic", "endpoints", "peers", "drops"].map(ask));
-    const now = rates(traffic);
+    const [status, counters, endpoints, peers, drops] = await Promise.all(
+      ["status", "counters", "endpoints", "peers", "drops"].map(ask));
+    const now = rates(counters);
     head(status);
     topology(status, now, endpoints, peers);
     table("endpoints", ["workload", "address", "from it", "", "to it", "", "dropped"], endpoints.map((endpoint) => {
@@ -39,17 +39,17 @@ async function look() {
 }
 
 // Frames and bytes a second since the last look, by party.
-function rates(traffic) {
-  const sum = (passed, of) => passed.reduce((all, one) => all + one[of], 0);
-  const counts = new Map(traffic.parties.map((party) => [(party.kind + " " + party.name).trim(),
+function rates(counters) {
+  const sum = (forms, of) => Object.values(forms).reduce((all, one) => all + one[of], 0);
+  const counts = new Map(counters.parties.map((party) => [(party.kind + " " + party.name).trim(),
     ["received", "sent"].flatMap((way) => ["frames", "bytes"].map((of) => sum(party[way], of)))]));
-  const seconds = before ? (traffic.uptime_milliseconds - before.time) / 1000 : 0;
+  const seconds = before ? (counters.uptime_milliseconds - before.time) / 1000 : 0;
   const since = (key, value, index) => {
     const old = before && before.counts.get(key);
     return seconds > 0 && old ? Math.max(0, value - old[index]) / seconds : 0;
   };
   const result = new Map([...counts].map(([key, values]) => [key, values.map((value, index) => since(key, value, index))]));
-  before = { time: traffic.uptime_milliseconds, counts };
+  before = { time: counters.uptime_milliseconds, counts };
   return result;
 }
 

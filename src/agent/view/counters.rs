@@ -1,24 +1,28 @@
 //! What passed, and what did not, with whom: the counters behind rates and metrics.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
+use super::Traffic;
+use super::account::forms;
 use crate::agent::Agent;
 use crate::agent::endpoint::Attached;
-use crate::dataplane::{self, Exceptions, Form, Party};
+use crate::dataplane::{Exceptions, Party};
 use crate::verdict::{DropReason, PuntReason};
 
 /// All counters by whom they are counted with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Traffic {
+pub struct Counters {
     /// When this was read: since the agent began.
     pub uptime_milliseconds: u64,
     /// Endpoints, peers and the rest.
-    pub parties: Vec<Account>,
+    pub parties: Vec<Counted>,
 }
 
 /// What is counted with one party.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Account {
+pub struct Counted {
     /// What it is.
     pub kind: Kind,
     /// An endpoint's or a peer's; empty for the others.
@@ -26,14 +30,14 @@ pub struct Account {
     /// An endpoint's: `namespace/pod`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workload: Option<String>,
-    /// What it handed in, by form; forms in which nothing did are left out.
-    pub received: Vec<Passed>,
-    /// What was sent to it.
-    pub sent: Vec<Passed>,
-    /// Frames of it that left the fast path, by reason.
-    pub punted: Vec<Count>,
+    /// What it handed in, by form: `plain`, `ipip`, `vxlan`; no form that never occurred.
+    pub received: BTreeMap<String, Traffic>,
+    /// What was sent to it, by form.
+    pub sent: BTreeMap<String, Traffic>,
+    /// Frames of it that left the fast path, by reason; none that never occurred.
+    pub punted: BTreeMap<String, u64>,
     /// Frames of it, or that it did not take, that were dropped, by reason.
-    pub dropped: Vec<Count>,
+    pub dropped: BTreeMap<String, u64>,
 }
 
 /// Who frames are counted with.
@@ -65,38 +69,17 @@ impl Kind {
     }
 }
 
-/// Frames in one form. A super-frame is one, as on the kernel's interfaces.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Passed {
-    /// `plain`, `ipip` or `vxlan`.
-    pub form: String,
-    /// Frames.
-    pub frames: u64,
-    /// Bytes of them as they stand at the edge: `plain` at an endpoint with the Ethernet header, `ipip` with the outer IPv4
-    /// header, `vxlan` with the VXLAN and inner Ethernet headers.
-    pub bytes: u64,
-}
-
-/// Frames for one reason.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Count {
-    /// Its stable name.
-    pub reason: String,
-    /// Frames.
-    pub count: u64,
-}
-
-impl Traffic {
+impl Counters {
     pub(crate) fn of(agent: &Agent) -> Self {
         let parties = agent.workers.by_party();
-        let mut parties: Vec<Account> =
-            parties.into_iter().map(|(party, counted)| Account::of(agent, party, &counted)).collect();
+        let mut parties: Vec<Counted> =
+            parties.into_iter().map(|(party, counted)| Counted::of(agent, party, &counted)).collect();
         parties.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
-        Traffic { uptime_milliseconds: agent.started.elapsed().as_millis() as u64, parties }
+        Counters { uptime_milliseconds: agent.started.elapsed().as_millis() as u64, parties }
     }
 }
 
-impl Account {
+impl Counted {
     fn of(agent: &Agent, party: Party, counted: &Exceptions) -> Self {
         let (kind, name, workload) = match party {
             Party::Endpoint(id) => match agent.endpoints.values().find(|attached| attached.id == id) {
@@ -115,29 +98,18 @@ impl Account {
         };
         let punted = PuntReason::ALL.iter().map(|reason| (reason.name(), counted.punted[reason.index()]));
         let dropped = DropReason::ALL.iter().map(|reason| (reason.name(), counted.dropped[reason.index()]));
-        Account {
+        Counted {
             kind,
             name,
             workload,
-            received: passed(&counted.received),
-            sent: passed(&counted.sent),
+            received: forms(&counted.received),
+            sent: forms(&counted.sent),
             punted: occurred(punted),
             dropped: occurred(dropped),
         }
     }
 }
 
-fn passed(traffic: &[dataplane::Traffic]) -> Vec<Passed> {
-    let forms = Form::ALL.iter().zip(traffic).filter(|(_, traffic)| traffic.frames > 0);
-    let of = |(form, traffic): (&Form, &dataplane::Traffic)| Passed {
-        form: form.name().into(),
-        frames: traffic.frames,
-        bytes: traffic.bytes,
-    };
-    forms.map(of).collect()
-}
-
-fn occurred<'a>(reasons: impl Iterator<Item = (&'a str, u64)>) -> Vec<Count> {
-    let counts = reasons.filter(|(_, count)| *count > 0);
-    counts.map(|(reason, count)| Count { reason: reason.into(), count }).collect()
+fn occurred<'a>(reasons: impl Iterator<Item = (&'a str, u64)>) -> BTreeMap<String, u64> {
+    reasons.filter(|(_, count)| *count > 0).map(|(reason, count)| (reason.to_owned(), count)).collect()
 }
