@@ -5,6 +5,7 @@ use std::fmt::Write;
 use super::Report;
 use super::facility::{Finding, State};
 use super::modes::{Endpoints, Mode, Outlook, Privilege};
+use crate::cli::table;
 
 /// Capabilities that margay uses.
 const USED: [&str; 8] = [
@@ -27,33 +28,22 @@ pub(super) fn render(report: &Report) -> String {
         report.margay, report.kernel, report.machine, report.user
     );
     let _ = writeln!(out, "{}\n", capabilities(&report.capabilities));
-    let _ = writeln!(out, "{:<17} {:<8} FOUND", "FACILITY", "STATE");
-    for finding in &report.facilities {
-        let _ = writeln!(out, "{:<17} {:<8} {}", finding.facility.name(), state(finding), finding.found);
-    }
-    let _ = writeln!(out, "\n{:<6} {:<6} {:<12} MISSING", "MODE", "PODS", "WORKS");
-    for outlook in &report.modes {
+    let facilities = report.facilities.iter();
+    let found = facilities
+        .clone()
+        .map(|finding| [finding.facility.name().into(), state(finding).into(), finding.found.clone()]);
+    out += &table::render(["FACILITY", "STATE", "FOUND"], found.collect());
+    let modes = report.modes.iter().map(|outlook| {
         let missing: Vec<&str> = outlook.missing.iter().map(|facility| facility.name()).collect();
-        let line = format!(
-            "{:<6} {:<6} {:<12} {}",
-            mode(outlook),
-            pods(outlook),
-            works(outlook),
-            missing.join(", ")
-        );
-        let _ = writeln!(out, "{}", line.trim_end());
-    }
-    let remedies: Vec<(&str, &str)> = report
-        .facilities
-        .iter()
-        .filter_map(|finding| Some((finding.facility.name(), finding.remedy.as_deref()?)))
-        .collect();
-    if !remedies.is_empty() {
-        let _ = writeln!(out, "\nHow to get what is missing:");
-        for (name, remedy) in remedies {
-            let _ = writeln!(out, "{name:<17} {remedy}");
-        }
-    }
+        let missing = if missing.is_empty() { "-".into() } else { missing.join(", ") };
+        [mode(outlook).into(), pods(outlook).into(), works(outlook).into(), missing]
+    });
+    out.push('\n');
+    out += &table::render(["MODE", "PODS", "WORKS", "MISSING"], modes.collect());
+    let remedies =
+        facilities.filter_map(|finding| Some([finding.facility.name().into(), finding.remedy.clone()?]));
+    out.push('\n');
+    out += &table::render(["MISSING", "HOW TO GET IT"], remedies.collect());
     out
 }
 
