@@ -4,6 +4,7 @@
 //! node's plan, opens what the plan needs, compiles the FIB and publishes it. What already works is never
 //! stopped by a resource that is wrong: the agent says what is wrong and keeps the last good state.
 
+pub mod capture;
 mod counts;
 mod endpoint;
 mod host;
@@ -35,6 +36,7 @@ use crate::resource::FelixConfiguration;
 use crate::rib::{self, EndpointPlan, NodePlan, PlanError};
 use crate::sys::netlink::{Change, ErrorKind, Netlink, NetlinkError};
 
+use capture::Captures;
 use endpoint::Attached;
 use host::{Guard, HostInterface};
 use mtu::{Paths, PodMtu};
@@ -179,6 +181,7 @@ pub struct Agent {
     told: BTreeSet<String>,
     /// Drops that were logged.
     drops: counts::Log,
+    captures: Captures,
     started: Instant,
     /// When the resources were read last and found good; and what was wrong with them since.
     read_at: Instant,
@@ -239,6 +242,7 @@ impl Agent {
             changes,
             told,
             drops: counts::Log::new(Instant::now()),
+            captures: Captures::new(),
             started: Instant::now(),
             read_at: Instant::now(),
             wrong: None,
@@ -574,6 +578,7 @@ impl Agent {
     fn publish(&self) -> Result<(), AgentError> {
         self.publication.publish(Fib::compile(&self.plan, &self.environment(&self.paths, self.mtu.bytes))?);
         self.workers.wake();
+        self.captures.follow(self);
         Ok(())
     }
 

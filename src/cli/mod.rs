@@ -2,6 +2,7 @@
 
 pub mod asking;
 pub mod bench;
+pub mod capture;
 pub mod check;
 pub mod demo;
 pub mod dissect;
@@ -9,6 +10,7 @@ pub mod machine;
 pub mod routes;
 pub mod run;
 pub mod status;
+pub mod trace;
 pub mod version;
 
 use std::fmt::Display;
@@ -34,6 +36,8 @@ enum Command {
     Demo(demo::Args),
     Bench(bench::Args),
     Status(status::Args),
+    Capture(capture::Args),
+    Trace(trace::Args),
     Version(version::Args),
 }
 
@@ -44,6 +48,8 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Demo(args) => exit(demo::run(&args)),
         Command::Bench(args) => exit(bench::run(&args)),
+        Command::Capture(args) => asking::exit("capture", capture::run(&args)),
+        Command::Trace(args) => asking::exit("trace", trace::run(&args)),
         Command::Status(args) => asking::exit("status", status::run(&args)),
         Command::Version(args) => asking::exit("version", version::run(&args)),
     }

@@ -11,12 +11,12 @@ use serde::Serialize;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::Failure;
+use super::{Failure, capture};
 use crate::agent::{Agent, AgentError, Refused, Remote};
 
 /// How long the agent may take for an answer. It does one thing after the other, and to read very many resources takes
 /// seconds.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// All paths.
 pub(super) fn router(remote: Remote) -> Router {
@@ -24,6 +24,8 @@ pub(super) fn router(remote: Remote) -> Router {
         .route("/v1/version", get(version))
         .route("/v1/status", get(|State(remote): State<Remote>| ask(remote, |agent| agent.status())))
         .route("/v1/reload", post(reload))
+        .route("/v1/capture", get(capture::capture))
+        .route("/v1/trace", post(capture::trace))
         .fallback(unknown)
         .method_not_allowed_fallback(not_allowed)
         .with_state(remote)
@@ -63,7 +65,7 @@ async fn ask<T: Serialize + Send + 'static>(
 }
 
 /// The agent's answer; what is said instead where there is none.
-async fn answer<T: Send + 'static>(
+pub(super) async fn answer<T: Send + 'static>(
     remote: Remote,
     question: impl FnOnce(&mut Agent) -> T + Send + 'static,
 ) -> Result<T, Response> {
@@ -78,7 +80,7 @@ async fn answer<T: Send + 'static>(
     }
 }
 
-fn refused(refused: Refused) -> Response {
+pub(super) fn refused(refused: Refused) -> Response {
     failure(StatusCode::SERVICE_UNAVAILABLE, refused.to_string())
 }
 
@@ -94,10 +96,10 @@ async fn not_allowed(method: Method, uri: Uri) -> Response {
 }
 
 /// A line of its own, so that a terminal shows it well.
-fn json(value: &impl Serialize) -> Response {
+pub(super) fn json(value: &impl Serialize) -> Response {
     Json(value).into_response()
 }
 
-fn failure(status: StatusCode, error: String) -> Response {
+pub(super) fn failure(status: StatusCode, error: String) -> Response {
     (status, Json(Failure { error })).into_response()
 }

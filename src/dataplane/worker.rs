@@ -65,7 +65,6 @@ pub enum Command {
 }
 
 /// A frame that no workload sent.
-#[derive(Debug)]
 pub struct Injection {
     /// The workload.
     pub endpoint: EndpointId,
@@ -74,7 +73,7 @@ pub struct Injection {
     /// Carry out what the engine decides; otherwise nothing is sent, answered or counted.
     pub send: bool,
     /// Gets the records: the frame as it went in, as it left, and what the slow path made.
-    pub tell: Sender<Vec<Record>>,
+    pub tell: Box<dyn FnOnce(Vec<Record>) + Send>,
 }
 
 /// What a worker tells the agent.
@@ -514,7 +513,7 @@ impl Worker {
         catch.take(usize::MAX, |record, _| records.push(record.clone()));
         drop(catch);
         self.taps.settle();
-        let _ = tell.send(records);
+        tell(records);
     }
 
     /// What would become of a frame; nothing does.

@@ -279,7 +279,7 @@ fn the_last_frames_of_each_reason_are_kept_as_they_came() {
 
 fn inject(bed: &mut Bed, packet: &Ip, send: bool) -> (Vec<Record>, Exchange) {
     let (tell, told) = bounded(1);
-    let packet = packet.bytes();
+    let (packet, tell) = (packet.bytes(), Box::new(move |records| tell.send(records).unwrap()));
     bed.tell(Command::Inject(Injection { endpoint: ALPHA, packet, send, tell }));
     let exchange = bed.exchange([]);
     (told.try_recv().unwrap(), exchange)
