@@ -68,7 +68,7 @@ fn run(what: &str, path: &str, turns: usize) {
     let path = *Path::ALL.iter().find(|known| known.name() == path).expect("a path's name");
     let scene = Scene::new();
     let mut bare = Bare::new(&scene, path);
-    let (mut worker, catch) = match what {
+    let (mut worker, mut catch) = match what {
         "captured" | "filtered" => {
             let filter = if what == "filtered" { "host 192.0.2.1 and tcp port 1" } else { "" };
             let filter = filter.parse().expect("a filter");

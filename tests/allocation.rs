@@ -116,7 +116,7 @@ fn no_path_allocates() {
 fn nor_does_a_capture() {
     for reads in [true, false] {
         let wanted = Wanted { snap: 256, filter: "not port 1".parse().unwrap(), ..Wanted::default() };
-        let (mut worker, catch) = Scene::new().worker_watched(&Path::ALL, wanted);
+        let (mut worker, mut catch) = Scene::new().worker_watched(&Path::ALL, wanted);
         let mut captured = 0;
         let mut turn = |times| {
             for _ in 0..times {

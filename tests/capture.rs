@@ -23,6 +23,8 @@ struct Frame {
     interface: String,
     link: u16,
     inbound: bool,
+    /// Of workers that were read at different times the order may be another.
+    time: u64,
     id: u64,
     bytes: Vec<u8>,
     len: usize,
@@ -95,7 +97,8 @@ fn frames(mut file: &[u8]) -> Vec<Frame> {
                 assert!(matches!(flags, 1 | 2), "inbound or outbound");
                 let comment = text(&options, 1);
                 let bytes = body[20..20 + kept].to_vec();
-                frames.push(Frame { interface, link, inbound: flags == 1, id, bytes, len, comment });
+                let time = (word(body, 4) as u64) << 32 | word(body, 8) as u64;
+                frames.push(Frame { interface, link, inbound: flags == 1, time, id, bytes, len, comment });
             }
             other => panic!("block of type {other}"),
         }
@@ -140,7 +143,9 @@ fn caught(mut running: Running, file: &Path) -> Vec<Frame> {
         ended.is_some()
     });
     assert!(ended.unwrap().success());
-    frames(&fs::read(file).unwrap())
+    let mut frames = frames(&fs::read(file).unwrap());
+    frames.sort_by_key(|frame| (frame.time, frame.id, !frame.inbound));
+    frames
 }
 
 fn one_ping(lab: &Lab, to: IpAddr) {

@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize};
 use super::words::Names;
 use super::{Agent, CaptureError, hex};
 use crate::capture::{Link, Way};
+use crate::dataplane::Command;
+use crate::dataplane::tap::{self, Wanted};
 use crate::dataplane::worker::Injection;
-use crate::dataplane::{Command, tap};
 use crate::fib::Fib;
 
 /// The packet to be injected.
@@ -80,6 +81,9 @@ pub struct Step {
 const NUMBER: u16 = 47_890;
 /// Data: who it is from, for whoever captures it elsewhere.
 const DATA: &[u8] = b"margay trace";
+/// Bytes of a frame that are shown, and how many frames: what was injected, and an ICMP error about it.
+const SNAP: usize = 1024;
+const RECORDS: usize = 16;
 /// Worker that takes it: each can send everything.
 const WORKER: usize = 0;
 
@@ -115,7 +119,9 @@ impl Agent {
             });
             answer(Trace { sent, frames: frames.collect() });
         });
-        self.workers.tell(WORKER, Command::Inject(Injection { endpoint, packet, send: request.send, tell }));
+        let tap = tap::tap_of(Wanted { snap: SNAP, ..Wanted::default() }, RECORDS);
+        let injection = Injection { endpoint, packet, send: request.send, tap, tell };
+        self.workers.tell(WORKER, Command::Inject(injection));
         Ok(())
     }
 }
