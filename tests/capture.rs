@@ -221,6 +221,11 @@ fn what_is_dropped_says_why() {
     let comment = &frames[0].comment;
     assert!(comment.starts_with("dropped: blackhole: Destination is in this node's own block"), "{comment}");
     assert_eq!(frames[0].packet().destination, "10.65.0.50".parse::<IpAddr>().unwrap());
+
+    // The last of each reason, whether a capture ran or not.
+    let told = String::from_utf8(run(&lab, &["drops"]).stdout).unwrap();
+    let last = told.lines().find(|line| line.contains("  last ")).unwrap_or_else(|| panic!("{told}"));
+    assert!(last.contains("default/pod-a1: ") && last.contains("> 10.65.0.50: ICMP echo request"), "{last}");
 }
 
 #[test]

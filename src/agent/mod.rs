@@ -257,11 +257,6 @@ impl Agent {
         screen::render(self)
     }
 
-    /// The node at a glance.
-    pub fn status(&self) -> view::Status {
-        view::Status::of(self)
-    }
-
     /// Follows changes of the resources until told to stop, and answers requests; says at the end what was counted.
     ///
     /// # Errors

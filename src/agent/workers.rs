@@ -35,6 +35,7 @@ pub(super) struct Workers {
     workers: Vec<Running>,
     events: Receiver<Event>,
     ended: Receiver<()>,
+    paths: Arc<Paths>,
 }
 
 struct Running {
@@ -94,7 +95,7 @@ impl Workers {
             })?;
             workers.push(Running { commands: sender, waker, counters, thread: Some(thread) });
         }
-        Ok(Workers { workers, events, ended })
+        Ok(Workers { workers, events, ended, paths })
     }
 
     /// How many.
@@ -171,6 +172,11 @@ impl Workers {
             *total.entry(party).or_default() += &exceptions;
         }
         total
+    }
+
+    /// What is known of the paths to peers.
+    pub(super) fn paths(&self) -> &Paths {
+        &self.paths
     }
 
     /// Tells of a worker that ended by itself: that is a fault.

@@ -6,13 +6,12 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::asking::AskError;
+use super::asking::{AskError, Whom};
 use super::dissect;
 use crate::agent::capture::CaptureRequest;
+use crate::capture::Way;
 use crate::capture::read::{Block, Frame, NotPcapng, Reader};
-use crate::capture::{Link, Way};
 use crate::control::client::{Client, StreamError};
-use crate::control::{DEFAULT_SOCKET, SOCKET_VARIABLE};
 
 /// Frames that a daemon forwards or drops, each before and after, with what became of it
 #[derive(Debug, clap::Args)]
@@ -49,24 +48,10 @@ pub struct Args {
     #[arg(long, value_name = "SIZE/FILES", requires = "write", value_parser = ring)]
     ring: Option<Ring>,
     #[command(flatten)]
-    daemon: DaemonAt,
+    whom: Whom,
     /// In tcpdump's language
     #[arg(value_name = "FILTER", trailing_var_arg = true)]
     filter: Vec<String>,
-}
-
-/// Whom to ask.
-#[derive(Debug, Clone, clap::Args)]
-pub(super) struct DaemonAt {
-    /// Control socket of the daemon
-    #[arg(long, env = SOCKET_VARIABLE, value_name = "PATH", default_value = DEFAULT_SOCKET)]
-    control_socket: PathBuf,
-}
-
-impl DaemonAt {
-    pub(super) fn client(&self) -> Result<Client, AskError> {
-        Client::new(&self.control_socket).map_err(AskError::System)
-    }
 }
 
 /// How much is kept.
@@ -122,7 +107,7 @@ pub(super) fn run(args: &Args) -> Result<(), AskError> {
             Box::new(move |block| files.write(block))
         }
     };
-    follow(&args.daemon.client()?, &request, &mut *out)
+    follow(&args.whom.client()?, &request, &mut *out)
 }
 
 /// Hands over each block of a capture.
@@ -171,10 +156,7 @@ pub(super) fn print(block: &Block, steps: bool) -> Result<(), AskError> {
 
 /// When, where, and what.
 fn line(frame: &Frame) -> String {
-    let dissection = match frame.link {
-        Link::Ethernet => dissect::frame(&frame.bytes),
-        Link::Ip => dissect::packet(&frame.bytes),
-    };
+    let dissection = dissect::of(frame.link, &frame.bytes);
     let way = match frame.way {
         Way::In => "in",
         Way::Out => "out",
@@ -183,7 +165,7 @@ fn line(frame: &Frame) -> String {
 }
 
 /// Time of day, UTC.
-fn clock(time: Duration) -> String {
+pub(super) fn clock(time: Duration) -> String {
     let seconds = time.as_secs() % 86_400;
     let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
     format!("{hours:02}:{minutes:02}:{seconds:02}.{:06}", time.subsec_micros())

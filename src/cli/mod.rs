@@ -6,10 +6,16 @@ pub mod capture;
 pub mod check;
 pub mod demo;
 pub mod dissect;
+pub mod drops;
+pub mod explain;
+pub mod get;
 pub mod machine;
-pub mod routes;
+pub mod manual;
+pub mod reload;
+mod routes;
 pub mod run;
 pub mod status;
+mod table;
 pub mod trace;
 pub mod version;
 
@@ -38,7 +44,13 @@ enum Command {
     Status(status::Args),
     Capture(capture::Args),
     Trace(trace::Args),
+    Get(get::Args),
+    Explain(explain::Args),
+    Drops(drops::Args),
+    Reload(reload::Args),
     Version(version::Args),
+    Completions(manual::Completions),
+    Man(manual::Man),
 }
 
 /// Parses the command line and carries it out.
@@ -51,6 +63,12 @@ pub fn main() -> ExitCode {
         Command::Capture(args) => asking::exit("capture", capture::run(&args)),
         Command::Trace(args) => asking::exit("trace", trace::run(&args)),
         Command::Status(args) => asking::exit("status", status::run(&args)),
+        Command::Get(args) => asking::exit("get", get::run(&args)),
+        Command::Explain(args) => asking::exit("explain", explain::run(&args)),
+        Command::Drops(args) => asking::exit("drops", drops::run(&args)),
+        Command::Reload(args) => asking::exit("reload", reload::run(&args)),
+        Command::Completions(args) => exit(manual::completions(&args)),
+        Command::Man(args) => exit(manual::man(&args)),
         Command::Version(args) => asking::exit("version", version::run(&args)),
     }
 }

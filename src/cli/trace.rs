@@ -3,10 +3,10 @@
 use std::io::{self, Write};
 use std::net::Ipv4Addr;
 
-use super::asking::AskError;
-use super::capture::{DaemonAt, follow, print};
+use super::asking::{AskError, Whom};
+use super::capture::{follow, print};
 use super::dissect;
-use crate::agent::capture::{CaptureRequest, Probe, Trace, TraceRequest, Traced};
+use crate::agent::capture::{CaptureRequest, Probe, Trace, TraceRequest};
 
 /// A packet's way through this node, step by step: of packets that come, or of one that is injected
 #[derive(Debug, clap::Args)]
@@ -40,7 +40,7 @@ pub struct Args {
     #[arg(short, long, value_name = "N")]
     count: Option<u64>,
     #[command(flatten)]
-    daemon: DaemonAt,
+    whom: Whom,
     /// In tcpdump's language
     #[arg(value_name = "FILTER", trailing_var_arg = true)]
     filter: Vec<String>,
@@ -51,7 +51,7 @@ pub struct Args {
 /// # Errors
 /// The daemon refuses, or what it says cannot be written.
 pub(super) fn run(args: &Args) -> Result<(), AskError> {
-    let client = args.daemon.client()?;
+    let client = args.whom.client()?;
     let (Some(from), Some(to)) = (args.from.clone(), args.to) else {
         let (filter, count) = (args.filter.join(" "), args.count);
         let request = CaptureRequest { filter, count, steps: true, ..CaptureRequest::default() };
@@ -72,7 +72,8 @@ fn text(trace: &Trace) -> String {
     let mut text = String::new();
     for frame in &trace.frames {
         let way = if frame.received { "in" } else { "out" };
-        text += &format!("{} {way}: {}\n", frame.interface, dissection(frame));
+        let bytes = dissect::of_digits(frame.ethernet, &frame.bytes);
+        text += &format!("{} {way}: {bytes}\n", frame.interface);
         for step in &frame.steps {
             text += &format!("    {}: {}\n", step.name, step.text);
         }
@@ -82,13 +83,4 @@ fn text(trace: &Trace) -> String {
         false => "Nothing was sent: the packet was only considered (--send sends it).\n",
     };
     text
-}
-
-fn dissection(frame: &Traced) -> dissect::Dissection {
-    let digits = |at| frame.bytes.get(at..at + 2).and_then(|two| u8::from_str_radix(two, 16).ok());
-    let bytes: Vec<u8> = (0..frame.bytes.len()).step_by(2).map_while(digits).collect();
-    match frame.ethernet {
-        true => dissect::frame(&bytes),
-        false => dissect::packet(&bytes),
-    }
 }

@@ -104,6 +104,8 @@ async fn converse(stream: impl AsyncRead + AsyncWrite + Send, router: Router) {
         .timer(TokioTimer::new())
         .header_read_timeout(PATIENCE)
         .max_buf_size(REQUEST)
+        // Who has said all may close its side, as nc(1) does, and still gets its answer.
+        .half_close(true)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
         .await;
     if let Err(error) = served {
