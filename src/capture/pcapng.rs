@@ -8,6 +8,7 @@ use super::headers::Link;
 pub(super) const SECTION: u32 = 0x0a0d_0d0a;
 pub(super) const INTERFACE: u32 = 1;
 pub(super) const PACKET: u32 = 6;
+pub(super) const NAMES: u32 = 4;
 /// Tells the reader which byte order the file has: the one of this machine.
 pub(super) const BYTE_ORDER: u32 = 0x1a2b_3c4d;
 /// Link types.
@@ -116,6 +117,11 @@ impl Pcapng {
             out.text(OPT_COMMENT, packet.comment);
             out.end_of_options();
         });
+    }
+
+    /// Adds a block that says nothing, names without a name: writing it shows whether somebody reads still.
+    pub fn beat(&mut self) {
+        self.block(NAMES, |out| out.end_of_options());
     }
 
     /// What was written since it was last asked for: the next part of the file.

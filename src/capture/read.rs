@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use super::headers::Link;
 use super::pcapng::{
-    EPB_DROPCOUNT, EPB_FLAGS, EPB_PACKETID, ETHERNET, IF_NAME, INTERFACE, OPT_COMMENT, PACKET, SECTION, Way,
+    EPB_DROPCOUNT, EPB_FLAGS, EPB_PACKETID, ETHERNET, IF_NAME, INTERFACE, NAMES, OPT_COMMENT, PACKET,
+    SECTION, Way,
 };
 
 /// Longest block, bytes: a frame with its options is far shorter.
@@ -63,11 +64,20 @@ impl Reader {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// The next block, if all of it is there.
+    /// The next block that says something, if all of it is there.
     ///
     /// # Errors
     /// [`NotPcapng`]: nothing can be read from then on.
     pub fn block(&mut self) -> Result<Option<Block>, NotPcapng> {
+        loop {
+            match self.next()? {
+                Some((NAMES, _)) => {}
+                other => return Ok(other.map(|(_, block)| block)),
+            }
+        }
+    }
+
+    fn next(&mut self) -> Result<Option<(u32, Block)>, NotPcapng> {
         let Some(len) = self.bytes.get(4..8).map(|bytes| word(bytes, 0).unwrap_or(0) as usize) else {
             return Ok(None);
         };
@@ -79,7 +89,9 @@ impl Reader {
         }
         let raw: Vec<u8> = self.bytes.drain(..len).collect();
         let body = &raw[8..len - 4];
-        let frame = match word(&raw, 0).ok_or(NotPcapng)? {
+        let kind = word(&raw, 0).ok_or(NotPcapng)?;
+        let frame = match kind {
+            NAMES => None,
             INTERFACE => {
                 self.interfaces.push(interface(body).ok_or(NotPcapng)?);
                 None
@@ -88,7 +100,7 @@ impl Reader {
             SECTION if word(body, 0) == Some(super::pcapng::BYTE_ORDER) => None,
             _ => return Err(NotPcapng),
         };
-        Ok(Some(Block { raw, frame }))
+        Ok(Some((kind, Block { raw, frame })))
     }
 
     fn frame(&self, body: &[u8]) -> Option<Frame> {
@@ -167,6 +179,16 @@ mod tests {
             file.add(&interface, &packet);
         }
         file.take()
+    }
+
+    #[test]
+    fn what_says_nothing_is_passed_over() {
+        let mut file = Pcapng::new(96, "all");
+        file.beat();
+        file.beat();
+        let mut reader = Reader::default();
+        reader.push(&file.take());
+        assert_eq!(blocks(&mut reader).len(), 1);
     }
 
     fn blocks(reader: &mut Reader) -> Vec<Block> {

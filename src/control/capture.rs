@@ -20,6 +20,8 @@ use crate::agent::{Refused, Remote};
 
 /// How often is looked for frames while there are none: workers wake nobody.
 const LOOK: Duration = Duration::from_millis(20);
+/// After so many looks without a frame something is sent all the same: a client that has gone shows by that.
+const BEAT: u32 = 50;
 
 type Query<T> = Result<axum::extract::Query<T>, QueryRejection>;
 
@@ -31,7 +33,7 @@ pub(super) async fn capture(State(remote): State<Remote>, request: Query<Capture
     };
     match answer(remote, move |agent| agent.capture(&request)).await {
         Ok(Ok(capture)) => {
-            let stream = Stream { capture, pause: Box::pin(sleep(Duration::ZERO)) };
+            let stream = Stream { capture, pause: Box::pin(sleep(Duration::ZERO)), idle: 0 };
             ([(header::CONTENT_TYPE, "application/x-pcapng")], Body::new(stream)).into_response()
         }
         Ok(Err(error)) => refusal(&error),
@@ -73,6 +75,8 @@ fn refusal(error: &CaptureError) -> Response {
 struct Stream {
     capture: Capture,
     pause: Pin<Box<Sleep>>,
+    /// Looks without a frame.
+    idle: u32,
 }
 
 impl hyper::body::Body for Stream {
@@ -83,10 +87,14 @@ impl hyper::body::Body for Stream {
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let Stream { capture, pause } = self.get_mut();
+        let Stream { capture, pause, idle } = self.get_mut();
         loop {
-            let bytes = capture.take();
+            let mut bytes = capture.take();
+            if bytes.is_empty() && *idle >= BEAT {
+                bytes = capture.beat();
+            }
             if !bytes.is_empty() {
+                *idle = 0;
                 return Poll::Ready(Some(Ok(Frame::data(bytes.into()))));
             }
             if capture.is_over() {
@@ -94,6 +102,7 @@ impl hyper::body::Body for Stream {
             }
             ready!(pause.as_mut().poll(context));
             pause.as_mut().reset(Instant::now() + LOOK);
+            *idle += 1;
         }
     }
 }

@@ -189,6 +189,12 @@ impl Capture {
         file.take()
     }
 
+    /// A part of the file that says nothing.
+    pub fn beat(&mut self) -> Vec<u8> {
+        self.file.beat();
+        self.file.take()
+    }
+
     /// As many frames as were asked for have been taken.
     pub fn is_over(&self) -> bool {
         self.left == Some(0)
