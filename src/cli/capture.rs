@@ -93,7 +93,7 @@ pub(super) fn run(args: &Args) -> Result<(), AskError> {
         count: args.count,
         steps: false,
     };
-    let mut out: Box<dyn FnMut(&Block) -> Result<(), AskError>> = match &args.write {
+    let mut out: Box<Take<'_>> = match &args.write {
         None => Box::new(|block| print(block, false)),
         Some(path) if path.as_os_str() == "-" => {
             if io::stdout().is_terminal() {
@@ -110,12 +110,11 @@ pub(super) fn run(args: &Args) -> Result<(), AskError> {
     follow(&args.whom.client()?, &request, &mut *out)
 }
 
+/// What is done with each block of a capture.
+pub(super) type Take<'a> = dyn FnMut(&Block) -> Result<(), AskError> + 'a;
+
 /// Hands over each block of a capture.
-pub(super) fn follow(
-    client: &Client,
-    request: &CaptureRequest,
-    out: &mut dyn FnMut(&Block) -> Result<(), AskError>,
-) -> Result<(), AskError> {
+pub(super) fn follow(client: &Client, request: &CaptureRequest, out: &mut Take<'_>) -> Result<(), AskError> {
     let query = serde_urlencoded::to_string(request).map_err(|error| AskError::Form(error.to_string()))?;
     let mut reader = Reader::default();
     let streamed = client.stream(&format!("/v1/capture?{query}"), |bytes| {

@@ -147,6 +147,7 @@ pub struct Tap {
 #[derive(Debug)]
 pub struct Catch {
     queue: Arc<Queue>,
+    #[expect(clippy::vec_box, reason = "the boxes go round: the queue moves and the sort swaps pointers")]
     taken: Vec<Box<Record>>,
 }
 
