@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use margay::buf::{Pool, Segmentation, Segments, SlotSize};
 use margay::dataplane::Tally;
+use margay::dataplane::tap::Wanted;
 use margay::io::tap::TapPort;
 use margay::io::udp::UdpPort;
 use margay::io::{BATCH, FRAMES, Port};
@@ -107,6 +108,29 @@ fn no_path_allocates() {
             _ => tally.sent[Sent::Workload.index()],
         };
         assert_eq!((outcome, tally.input), (all, all), "{path:?}: not the path that it should be");
+    }
+}
+
+/// A capture has its buffers beforehand, and who does not read does not change that.
+#[test]
+fn nor_does_a_capture() {
+    for reads in [true, false] {
+        let wanted = Wanted { snap: 256, filter: "not port 1".parse().unwrap(), ..Wanted::default() };
+        let (mut worker, mut catch) = Scene::new().worker_watched(&Path::ALL, wanted);
+        let mut captured = 0;
+        let mut turn = |times| {
+            for _ in 0..times {
+                worker.turn(Some(Duration::ZERO)).expect("epoll works");
+                if reads {
+                    captured += catch.take(usize::MAX, |record, _| {
+                        std::hint::black_box(record);
+                    });
+                }
+            }
+        };
+        turn(100);
+        assert_eq!(allocations(|| turn(200)), 0, "reads: {reads}");
+        assert_eq!(captured > 300, reads);
     }
 }
 

@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use margay::buf::{Frame, Pool, SlotSize};
 use margay::dataplane::decap::Kind;
+use margay::dataplane::tap::{self, Catch, Wanted};
 use margay::dataplane::{
     Command, Counters, Engine, Neighbor, Neighbors, PortId, Setup, Tables, Verdict, Worker,
 };
@@ -141,8 +142,18 @@ impl Scene {
         self.worker_among(paths, 0)
     }
 
-    /// The same, and it serves so many endpoints more that never have a frame.
+    /// The same while somebody captures.
+    pub(crate) fn worker_watched(&self, paths: &[Path], wanted: Wanted) -> (Worker, Catch) {
+        let (catch, tap) = tap::tap(wanted);
+        (self.worker_told(paths, 0, Some(Command::Tap(tap))), catch)
+    }
+
+    /// The same as the first, and it serves so many endpoints more that never have a frame.
     pub(crate) fn worker_among(&self, paths: &[Path], idle: usize) -> Worker {
+        self.worker_told(paths, idle, None)
+    }
+
+    fn worker_told(&self, paths: &[Path], idle: usize, told: Option<Command>) -> Worker {
         let (commands, orders) = crossbeam::channel::unbounded();
         let (events, _) = crossbeam::channel::unbounded();
         let attach = |id, receives| Command::Attach {
@@ -181,6 +192,7 @@ impl Scene {
                 Command::Attach { id: id.into(), port, receives: true, neighbor: Some(neighbor(id)) };
             commands.send(attach).expect("the receiver lives");
         }
+        told.into_iter().for_each(|command| commands.send(command).expect("the receiver lives"));
         Worker::new(Setup {
             index: 0,
             workers: 1,

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use super::Agent;
 use crate::dataplane::{Exceptions, Party, Tally};
+use crate::fib::EndpointId;
+use crate::rib::Peer;
 use crate::verdict::DropReason;
 
 /// How often drops are logged at most.
@@ -41,14 +43,22 @@ pub(super) fn read(agent: &Agent) -> Counts {
 }
 
 fn name(agent: &Agent, party: Party) -> String {
+    name_of(party, &agent.plan.peers, |id| {
+        let attached = agent.endpoints.values().find(|attached| attached.id == id);
+        attached.map(|attached| attached.plan.workload.to_string())
+    })
+}
+
+/// With the peers that there are, and what knows the workload of an endpoint.
+pub(super) fn name_of(
+    party: Party,
+    peers: &[Peer],
+    workload: impl FnOnce(EndpointId) -> Option<String>,
+) -> String {
     match party {
-        Party::Endpoint(id) => {
-            let attached = agent.endpoints.values().find(|attached| attached.id == id);
-            attached
-                .map_or_else(|| format!("endpoint {}", id.0), |attached| attached.plan.workload.to_string())
-        }
+        Party::Endpoint(id) => workload(id).unwrap_or_else(|| format!("endpoint {}", id.0)),
         Party::Peer(address) => {
-            let peer = agent.plan.peers.iter().find(|peer| peer.address == address);
+            let peer = peers.iter().find(|peer| peer.address == address);
             peer.map_or_else(|| format!("peer {address}"), |peer| format!("node {}", peer.name))
         }
         Party::Underlay => "the underlay".into(),
@@ -116,7 +126,6 @@ pub(super) fn log(agent: &mut Agent, now: Instant) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fib::EndpointId;
 
     fn counted(counts: [(Party, DropReason, u64); 2]) -> BTreeMap<Party, Exceptions> {
         let mut all: BTreeMap<Party, Exceptions> = BTreeMap::new();

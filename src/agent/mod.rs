@@ -4,6 +4,7 @@
 //! node's plan, opens what the plan needs, compiles the FIB and publishes it. What already works is never
 //! stopped by a resource that is wrong: the agent says what is wrong and keeps the last good state.
 
+pub mod capture;
 mod counts;
 mod endpoint;
 mod host;
@@ -36,6 +37,7 @@ use crate::resource::FelixConfiguration;
 use crate::rib::{self, EndpointPlan, NodePlan, PlanError};
 use crate::sys::netlink::{Change, ErrorKind, Netlink, NetlinkError};
 
+use capture::Captures;
 use endpoint::Attached;
 use host::{Guard, HostInterface};
 use mtu::{Paths, PodMtu};
@@ -200,6 +202,7 @@ pub struct Agent {
     told: BTreeSet<String>,
     /// Drops that were logged.
     drops: counts::Log,
+    captures: Captures,
     started: Instant,
     /// Of the FIB.
     updates: Updates,
@@ -272,6 +275,7 @@ impl Agent {
             changes,
             told,
             drops: counts::Log::new(Instant::now()),
+            captures: Captures::new(),
             started: Instant::now(),
             updates: Updates::default(),
             reloads: 1,
@@ -613,6 +617,7 @@ impl Agent {
         self.workers.wake();
         self.updates.published += 1;
         self.updates.time += began.elapsed();
+        self.captures.follow(self);
         Ok(())
     }
 

@@ -10,6 +10,7 @@ use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use mio::Waker;
 
 use crate::buf::{Pool, SlotSize};
+use crate::dataplane::specimens::Specimen;
 use crate::dataplane::{
     Command, Counters, Event, Exceptions, Neighbor, Party, Paths, PortId, Setup, Tally, Worker,
 };
@@ -18,6 +19,7 @@ use crate::io::Port;
 use crate::slowpath::probe::Prober;
 use crate::sys::privileges;
 use crate::sys::sandbox::{self, Confinement};
+use crate::verdict::DropReason;
 
 /// Slots of a worker's pool: several batches, and what the slow path makes of one. A slot costs memory only
 /// once it is used, and the first ones are used most.
@@ -152,6 +154,26 @@ impl Workers {
         }
     }
 
+    /// Tells every worker the same.
+    pub(super) fn tell_all(&self, command: impl Fn() -> Command) {
+        (0..self.workers.len()).for_each(|index| self.tell(index, command()));
+    }
+
+    /// What ends the workers' waits, for who may outlive them.
+    pub(super) fn wakers(&self) -> Vec<Arc<Waker>> {
+        self.workers.iter().map(|worker| Arc::clone(&worker.waker)).collect()
+    }
+
+    /// The last frames that were dropped for `reason`, the oldest first.
+    pub(super) fn specimens(&self, reason: DropReason) -> Vec<Specimen> {
+        let mut all: Vec<Specimen> = Vec::new();
+        for worker in &self.workers {
+            all.extend(worker.counters.specimens().of(reason));
+        }
+        all.sort_by_key(|specimen| specimen.time);
+        all
+    }
+
     /// All workers' counts.
     pub(super) fn tally(&self) -> Tally {
         let mut total = Tally::default();
@@ -184,7 +206,7 @@ impl Workers {
         &self.ended
     }
 
-    fn tell(&self, index: usize, command: Command) {
+    pub(super) fn tell(&self, index: usize, command: Command) {
         let Some(worker) = self.workers.get(index) else { return };
         // A worker that ended is found out by `ended`.
         let _ = worker.commands.send(command);

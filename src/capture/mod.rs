@@ -6,6 +6,7 @@
 mod filter;
 mod headers;
 mod pcapng;
+pub mod read;
 
 pub use filter::{Filter, FilterError};
 pub use headers::{Header, Headers, Ip, Link};

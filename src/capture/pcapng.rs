@@ -5,23 +5,24 @@ use std::time::Duration;
 use super::headers::Link;
 
 /// Block types.
-const SECTION: u32 = 0x0a0d_0d0a;
-const INTERFACE: u32 = 1;
-const PACKET: u32 = 6;
+pub(super) const SECTION: u32 = 0x0a0d_0d0a;
+pub(super) const INTERFACE: u32 = 1;
+pub(super) const PACKET: u32 = 6;
+pub(super) const NAMES: u32 = 4;
 /// Tells the reader which byte order the file has: the one of this machine.
-const BYTE_ORDER: u32 = 0x1a2b_3c4d;
+pub(super) const BYTE_ORDER: u32 = 0x1a2b_3c4d;
 /// Link types.
-const ETHERNET: u16 = 1;
+pub(super) const ETHERNET: u16 = 1;
 const RAW: u16 = 101;
 /// Options of every block, of a section, of an interface, of a packet.
-const OPT_COMMENT: u16 = 1;
+pub(super) const OPT_COMMENT: u16 = 1;
 const SHB_USERAPPL: u16 = 4;
-const IF_NAME: u16 = 2;
+pub(super) const IF_NAME: u16 = 2;
 const IF_DESCRIPTION: u16 = 3;
 const IF_TSRESOL: u16 = 9;
-const EPB_FLAGS: u16 = 2;
-const EPB_DROPCOUNT: u16 = 4;
-const EPB_PACKETID: u16 = 5;
+pub(super) const EPB_FLAGS: u16 = 2;
+pub(super) const EPB_DROPCOUNT: u16 = 4;
+pub(super) const EPB_PACKETID: u16 = 5;
 /// Timestamps are of 10^-9 seconds.
 const NANOSECONDS: u8 = 9;
 /// Longest text of an option, bytes: what one can hold is 65,535.
@@ -116,6 +117,11 @@ impl Pcapng {
             out.text(OPT_COMMENT, packet.comment);
             out.end_of_options();
         });
+    }
+
+    /// Adds a block that says nothing, names without a name: writing it shows whether somebody reads still.
+    pub fn beat(&mut self) {
+        self.block(NAMES, |out| out.end_of_options());
     }
 
     /// What was written since it was last asked for: the next part of the file.

@@ -9,12 +9,26 @@ use serde::Serialize;
 use crate::control::client::{Client, ClientError};
 use crate::control::{DEFAULT_SOCKET, SOCKET_VARIABLE};
 
-/// Whom to ask, and how to print what it says.
+/// Whom to ask.
 #[derive(Debug, Clone, clap::Args)]
-pub struct Asking {
+pub struct Whom {
     /// Control socket of the daemon
     #[arg(long, env = SOCKET_VARIABLE, value_name = "PATH", default_value = DEFAULT_SOCKET)]
     control_socket: PathBuf,
+}
+
+impl Whom {
+    /// Who answers.
+    pub(super) fn client(&self) -> Result<Client, AskError> {
+        Client::new(&self.control_socket).map_err(AskError::System)
+    }
+}
+
+/// Whom to ask, and how to print what it says.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Asking {
+    #[command(flatten)]
+    whom: Whom,
     /// How to print the answer: for people or for programs
     #[arg(short, long, value_name = "FORMAT", default_value = "table")]
     output: Format,
@@ -47,7 +61,7 @@ pub(super) enum AskError {
 impl Asking {
     /// Who answers.
     pub(super) fn client(&self) -> Result<Client, AskError> {
-        Client::new(&self.control_socket).map_err(AskError::System)
+        self.whom.client()
     }
 
     /// Prints an answer; `table` is how people read it.

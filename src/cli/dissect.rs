@@ -25,6 +25,7 @@ use etherparse::{
     Ipv4HeaderSlice, Ipv6HeaderSlice, TcpHeaderSlice, UdpHeaderSlice,
 };
 
+use crate::capture::Link;
 use crate::wire::MacAddr;
 
 /// Headers within headers are followed so deep.
@@ -66,6 +67,21 @@ pub fn packet(bytes: &[u8]) -> Dissection {
     let mut levels = Levels(vec![String::new()]);
     levels.ip(bytes);
     Dissection { levels: levels.0 }
+}
+
+/// What a frame is that begins with this.
+pub fn of(link: Link, bytes: &[u8]) -> Dissection {
+    match link {
+        Link::Ethernet => frame(bytes),
+        Link::Ip => packet(bytes),
+    }
+}
+
+/// The same of hexadecimal digits, as the daemon tells of frames.
+pub fn of_digits(ethernet: bool, digits: &str) -> Dissection {
+    let byte = |at| digits.get(at..at + 2).and_then(|two| u8::from_str_radix(two, 16).ok());
+    let bytes: Vec<u8> = (0..digits.len()).step_by(2).map_while(byte).collect();
+    of(if ethernet { Link::Ethernet } else { Link::Ip }, &bytes)
 }
 
 /// True where the frame carries a packet within a packet, or the packet itself is of the overlay `prefix`.

@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::asking::{AskError, Asking};
-use super::seconds;
+use super::capture::clock;
+use super::{dissect, seconds};
 use crate::agent::view::{Drops, Reason, Share};
 
 /// Show what the running daemon dropped: reasons with counts, of whom, and what to do about it
@@ -20,6 +21,8 @@ pub struct Args {
     asking: Asking,
 }
 
+/// Of the last frames so many are shown.
+const SHOWN: usize = 2;
 /// Who is named with a reason; the others are summed up.
 const LISTED: usize = 4;
 
@@ -44,7 +47,7 @@ pub(super) fn run(args: &Args) -> Result<(), AskError> {
 
 fn table(drops: &Drops) -> String {
     let mut out = format!("{} of {} frames dropped\n", drops.dropped, drops.input);
-    for Reason { reason, count, per_second, explanation, with } in &drops.reasons {
+    for Reason { reason, count, per_second, explanation, with, last } in &drops.reasons {
         let rate = per_second.map_or_else(String::new, |rate| format!("  {rate:.1}/s"));
         let named = with.iter().take(LISTED).map(|Share { who, count }| format!("{who} {count}"));
         let others: u64 = with.iter().skip(LISTED).map(|share| share.count).sum();
@@ -53,6 +56,11 @@ fn table(drops: &Drops) -> String {
         // Writing to a String cannot fail.
         let _ = writeln!(out, "{count:>12}{rate}  {reason}: {}", with.join(", "));
         let _ = writeln!(out, "{:>12}  {explanation}", "");
+        for frame in &last[last.len().saturating_sub(SHOWN)..] {
+            let (at, what) = (Duration::from_secs_f64(frame.unix_seconds.max(0.0)), &frame.interface);
+            let dissection = dissect::of_digits(frame.ethernet, &frame.head);
+            let _ = writeln!(out, "{:>12}  last {} {what}: {dissection}", "", clock(at));
+        }
     }
     out
 }

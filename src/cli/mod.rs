@@ -2,6 +2,7 @@
 
 pub mod asking;
 pub mod bench;
+pub mod capture;
 pub mod check;
 pub mod demo;
 pub mod dissect;
@@ -16,6 +17,7 @@ mod routes;
 pub mod run;
 pub mod status;
 mod table;
+pub mod trace;
 pub mod version;
 
 use std::fmt::Display;
@@ -42,6 +44,8 @@ enum Command {
     Demo(demo::Args),
     Bench(bench::Args),
     Status(status::Args),
+    Capture(capture::Args),
+    Trace(trace::Args),
     Get(get::Args),
     Explain(explain::Args),
     Drops(drops::Args),
@@ -59,6 +63,8 @@ pub fn main() -> ExitCode {
         Command::Doctor(args) => doctor::run(&args),
         Command::Demo(args) => exit(demo::run(&args)),
         Command::Bench(args) => exit(bench::run(&args)),
+        Command::Capture(args) => asking::exit("capture", capture::run(&args)),
+        Command::Trace(args) => asking::exit("trace", trace::run(&args)),
         Command::Status(args) => asking::exit("status", status::run(&args)),
         Command::Get(args) => asking::exit("get", get::run(&args)),
         Command::Explain(args) => asking::exit("explain", explain::run(&args)),

@@ -1,14 +1,15 @@
 //! The commands' side: one request, one answer, without a runtime to be seen.
 
 use std::io::{self, ErrorKind};
+use std::ops::ControlFlow;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Empty};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
-use hyper::{Method, Request, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use nix::unistd::{Gid, Group};
 use serde::de::DeserializeOwned;
@@ -66,6 +67,21 @@ pub enum ClientError {
     Late(PathBuf),
 }
 
+/// Why a stream ended early.
+#[derive(Debug)]
+pub enum StreamError<E> {
+    /// The daemon, or the way to it.
+    Client(ClientError),
+    /// Who took it.
+    Taken(E),
+}
+
+impl<E> From<ClientError> for StreamError<E> {
+    fn from(error: ClientError) -> Self {
+        StreamError::Client(error)
+    }
+}
+
 impl Client {
     /// For the daemon that listens at `path`; nothing is asked yet.
     ///
@@ -92,6 +108,35 @@ impl Client {
         self.request(Method::POST, path)
     }
 
+    /// Hands over what `GET path` answers, as it comes, until it ends or nobody wants more.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn stream<E>(
+        &self,
+        path: &str,
+        mut take: impl FnMut(&[u8]) -> Result<ControlFlow<()>, E>,
+    ) -> Result<(), StreamError<E>> {
+        self.runtime.block_on(async {
+            let answer = timeout(PATIENCE, self.send(Method::GET, path));
+            let response = answer.await.map_err(|_| ClientError::Late(self.path.clone()))??;
+            let status = response.status();
+            let mut body = response.into_body();
+            if !status.is_success() {
+                let body = body.collect().await.map_err(|error| self.broken(error))?.to_bytes();
+                return Err(self.refusal(status, &body).into());
+            }
+            while let Some(frame) = body.frame().await {
+                let frame = frame.map_err(|error| self.broken(error))?;
+                let Some(bytes) = frame.data_ref() else { continue };
+                if take(bytes).map_err(StreamError::Taken)?.is_break() {
+                    break;
+                }
+            }
+            Ok(())
+        })
+    }
+
     fn request<T: DeserializeOwned>(&self, method: Method, path: &str) -> Result<T, ClientError> {
         let exchange = async { timeout(PATIENCE, self.exchange(method, path)).await };
         let (status, body) =
@@ -99,11 +144,24 @@ impl Client {
         if status.is_success() {
             return serde_json::from_slice(&body).map_err(|error| self.broken(error));
         }
-        let Failure { error } = serde_json::from_slice(&body).map_err(|error| self.broken(error))?;
-        Err(ClientError::Refused { status, error })
+        Err(self.refusal(status, &body))
+    }
+
+    fn refusal(&self, status: StatusCode, body: &[u8]) -> ClientError {
+        match serde_json::from_slice(body) {
+            Ok(Failure { error }) => ClientError::Refused { status, error },
+            Err(error) => self.broken(error),
+        }
     }
 
     async fn exchange(&self, method: Method, path: &str) -> Result<(StatusCode, Bytes), ClientError> {
+        let response = self.send(method, path).await?;
+        let status = response.status();
+        let body = response.into_body().collect().await.map_err(|error| self.broken(error))?;
+        Ok((status, body.to_bytes()))
+    }
+
+    async fn send(&self, method: Method, path: &str) -> Result<Response<Incoming>, ClientError> {
         let stream = UnixStream::connect(&self.path).await.map_err(|error| self.unconnected(error))?;
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.broken(error))?;
@@ -114,10 +172,7 @@ impl Client {
             .header("host", "margay")
             .body(Empty::<Bytes>::new())
             .map_err(|error| self.broken(error))?;
-        let response = sender.send_request(request).await.map_err(|error| self.broken(error))?;
-        let status = response.status();
-        let body = response.into_body().collect().await.map_err(|error| self.broken(error))?;
-        Ok((status, body.to_bytes()))
+        sender.send_request(request).await.map_err(|error| self.broken(error))
     }
 
     fn broken(&self, problem: impl ToString) -> ClientError {

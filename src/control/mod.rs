@@ -4,6 +4,7 @@
 //! is what the commands use. Everything that is answered is a type of [`agent::view`](crate::agent::view), made by the
 //! agent in its own thread; a client that hangs, or many of them, keep neither the agent nor each other.
 
+mod capture;
 pub mod client;
 pub mod metrics;
 mod routes;

@@ -11,18 +11,20 @@ use serde::Serialize;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::Failure;
+use super::{Failure, capture};
 use crate::agent::view::{Counters, Drops, Endpoint, Explanation, Node, Peer, Pool, Route, Status, Tunnel};
 use crate::agent::{Agent, AgentError, Refused, Remote};
 
 /// How long the agent may take for an answer. It does one thing after the other, and to read very many resources takes
 /// seconds.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// All paths.
 pub(super) fn router(remote: Remote) -> Router {
     reading()
         .route("/v1/reload", post(reload))
+        .route("/v1/capture", get(capture::capture))
+        .route("/v1/trace", post(capture::trace))
         .fallback(unknown)
         .method_not_allowed_fallback(not_allowed)
         .with_state(remote)
@@ -109,7 +111,7 @@ pub(super) async fn answer<T: Send + 'static>(
     }
 }
 
-fn refused(refused: Refused) -> Response {
+pub(super) fn refused(refused: Refused) -> Response {
     failure(StatusCode::SERVICE_UNAVAILABLE, refused.to_string())
 }
 
@@ -124,10 +126,10 @@ async fn not_allowed(method: Method, uri: Uri) -> Response {
     failure(StatusCode::METHOD_NOT_ALLOWED, format!("{} does not take {method}", uri.path()))
 }
 
-fn json(value: &impl Serialize) -> Response {
+pub(super) fn json(value: &impl Serialize) -> Response {
     Json(value).into_response()
 }
 
-fn failure(status: StatusCode, error: String) -> Response {
+pub(super) fn failure(status: StatusCode, error: String) -> Response {
     (status, Json(Failure { error })).into_response()
 }

@@ -147,12 +147,20 @@ pub struct Tap {
 #[derive(Debug)]
 pub struct Catch {
     queue: Arc<Queue>,
+    #[expect(clippy::vec_box, reason = "the boxes go round: the queue moves and the sort swaps pointers")]
+    taken: Vec<Box<Record>>,
 }
 
 /// A capture: its reader's side, and the side that each worker gets a clone of.
 pub fn tap(wanted: Wanted) -> (Catch, Tap) {
+    let count = MEMORY / (wanted.snap + size_of::<Record>());
+    tap_of(wanted, count.clamp(*RECORDS.start(), *RECORDS.end()))
+}
+
+/// The same with so many records.
+pub fn tap_of(wanted: Wanted, count: usize) -> (Catch, Tap) {
     let snap = wanted.snap.clamp(1, MAX_SNAP);
-    let count = (MEMORY / (snap + size_of::<Record>())).clamp(*RECORDS.start(), *RECORDS.end());
+    let count = count.max(1);
     let queue = Queue {
         empty: ArrayQueue::new(count),
         full: ArrayQueue::new(count),
@@ -165,19 +173,25 @@ pub fn tap(wanted: Wanted) -> (Catch, Tap) {
     }
     let queue = Arc::new(queue);
     let tap = Tap { wanted: Arc::new(Wanted { snap, ..wanted }), queue: Arc::clone(&queue) };
-    (Catch { queue }, tap)
+    (Catch { queue, taken: Vec::with_capacity(count) }, tap)
 }
 
 impl Catch {
-    /// Hands over at most `most` records, and before each how many were missed since the last; says how many there were.
-    pub fn take(&self, most: usize, mut read: impl FnMut(&Record, u64)) -> usize {
-        for count in 0..most {
-            let Some(record) = self.queue.full.pop() else { return count };
+    /// Hands over at most `most` records in the order of time, each frame's together, and with each how many were missed
+    /// since the last; says how many there were. Of different workers, one may come later than one that was handed over.
+    pub fn take(&mut self, most: usize, mut read: impl FnMut(&Record, u64)) -> usize {
+        while self.taken.len() < most.min(self.taken.capacity()) {
+            let Some(record) = self.queue.full.pop() else { break };
+            self.taken.push(record);
+        }
+        self.taken.sort_unstable_by_key(|record| (record.time, record.id, record.way == Way::Out));
+        let count = self.taken.len();
+        for record in self.taken.drain(..) {
             read(&record, self.queue.missed.swap(0, Ordering::Relaxed));
             // It came from there, so there is room.
             let _ = self.queue.empty.push(record);
         }
-        most
+        count
     }
 }
 
@@ -350,7 +364,7 @@ impl Taps {
             if let Some(mut record) = tap.empty() {
                 self.after.fill(&mut record, &tap.wanted);
                 (record.id, record.port, record.way, record.from) = (id, Some(port), Way::Out, from);
-                (record.to, record.outcome) = (to, outcome);
+                (record.to, record.time, record.outcome) = (to, self.time, outcome);
                 self.queued.push((index, record));
             }
         }
@@ -371,9 +385,7 @@ impl Taps {
 
     /// The end of a turn: what was queued has been sent, or not. Captures that nobody reads any more end.
     pub(super) fn settle(&mut self) {
-        let time = now();
         for (index, mut record) in self.queued.drain(..) {
-            record.time = time;
             let refused = self.refused.iter().find(|(port, ..)| Some(*port) == record.port);
             if let (Outcome::Sent, Some(&(_, reason, lost))) = (record.outcome, refused) {
                 record.outcome = Outcome::Refused { reason, lost };

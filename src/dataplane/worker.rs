@@ -26,7 +26,7 @@ use super::ports::{PortId, Ports, Refused};
 use super::ready::Ready;
 use super::specimens::{Credit, Specimen};
 use super::spin::Spin;
-use super::tap::{self, MAX_SNAP, Outcome, Record, Tap, Taps, Wanted};
+use super::tap::{Catch, Outcome, Record, Tap, Taps};
 use super::{Counters, Tally};
 use crate::buf::{Frame, Pool};
 use crate::fib::{EndpointId, Fib, Reader};
@@ -66,7 +66,6 @@ pub enum Command {
 }
 
 /// A frame that no workload sent.
-#[derive(Debug)]
 pub struct Injection {
     /// The workload.
     pub endpoint: EndpointId,
@@ -74,8 +73,10 @@ pub struct Injection {
     pub packet: Vec<u8>,
     /// Carry out what the engine decides; otherwise nothing is sent, answered or counted.
     pub send: bool,
+    /// Copies it, and nothing else.
+    pub tap: (Catch, Tap),
     /// Gets the records: the frame as it went in, as it left, and what the slow path made.
-    pub tell: Sender<Vec<Record>>,
+    pub tell: Box<dyn FnOnce(Vec<Record>) + Send>,
 }
 
 /// What a worker tells the agent.
@@ -496,7 +497,7 @@ impl Worker {
     #[cold]
     fn inject(&mut self, injection: Injection) {
         const NOT_LEARNED: MacAddr = MacAddr([0x01, 0, 0, 0, 0, 0]);
-        let Injection { endpoint, packet, send, tell } = injection;
+        let Injection { endpoint, packet, send, tap: (mut catch, tap), tell } = injection;
         let Some(mut frame) = self.pool.take() else { return };
         let source = match self.neighbors.resolve(endpoint) {
             Resolution::Known(mac) => mac,
@@ -510,7 +511,6 @@ impl Worker {
         }
         self.pool.filled(&mut frame, ethernet::HEADER_LEN + len);
 
-        let (catch, tap) = tap::tap(Wanted { snap: MAX_SNAP, ..Wanted::default() });
         let id = PortId::Endpoint(endpoint);
         match send {
             true => {
@@ -531,7 +531,7 @@ impl Worker {
         catch.take(usize::MAX, |record, _| records.push(record.clone()));
         drop(catch);
         self.taps.settle();
-        let _ = tell.send(records);
+        tell(records);
     }
 
     /// What would become of a frame; nothing does.

@@ -1,5 +1,7 @@
 //! Why a route is what it is, in a sentence.
 
+use std::net::IpAddr;
+
 use super::{Encap, NodePlan, PoolPlan, Route, RouteClass, Rule, Target};
 use crate::lpm::Prefix;
 
@@ -19,6 +21,16 @@ impl NodePlan {
             }
             Target::Peer { peer, encap } => self.explain_remote(route, peer, encap),
         }
+    }
+
+    /// The route that an address takes: the longest prefix that covers it.
+    pub fn route_to(&self, address: IpAddr) -> Option<&Route> {
+        let longest = if address.is_ipv4() { 32 } else { 128 };
+        (0..=longest).rev().find_map(|len| {
+            let prefix = Prefix::new(address, len).ok()?.trunc();
+            let place = self.routes.binary_search_by_key(&prefix, |route| route.prefix).ok()?;
+            Some(&self.routes[place])
+        })
     }
 
     fn explain_remote(&self, route: &Route, peer: usize, encap: Encap) -> String {

@@ -228,9 +228,10 @@ fn given_up() -> Tally {
                     questions.push(milliseconds);
                     tally.sent[0] += 1;
                 }
-                Made::Nothing(origin, reason) | Made::Lost(origin, reason, _) => {
+                Made::Lost(origin, reason, packet) => {
                     assert_eq!(origin, margay::dataplane::Origin::Workload(ALPHA));
                     assert_eq!(milliseconds, 3000, "after the last question's second");
+                    assert_eq!(packet, bytes);
                     tally.dropped[reason.index()] += 1;
                 }
                 // RFC 1812 5.2.7.1: the host that cannot be reached is told of besides.
@@ -245,7 +246,7 @@ fn given_up() -> Tally {
                     pool.put(frame);
                     tally.sent[0] += 1;
                 }
-                Made::Probe(..) => panic!("nobody asked"),
+                Made::Probe(..) | Made::Nothing(..) => panic!("nobody asked"),
             }
         }
     }

@@ -5,6 +5,7 @@
 //! crashes comes on top.
 
 pub mod engine;
+mod filter;
 mod frame;
 mod model;
 mod resource;
@@ -23,11 +24,13 @@ pub const TARGETS: &[Target] = &[
     ("cut", segmentation::cut_any),
     ("engine", engine::engine),
     ("ethernet_ip", frame::ethernet_ip),
+    ("filter", filter::filter),
     ("flow", frame::flow),
     ("icmpv4", segment::icmpv4),
     ("ipv4", wire::ipv4),
     ("join", segmentation::join_any),
     ("mac", wire::mac),
+    ("pcapng", filter::pcapng),
     ("resource", resource::resource),
     ("sequence", sequence::sequence),
     ("tcp", segment::tcp),

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::agent::capture::LastDropped;
 use crate::agent::{Agent, counts};
 use crate::verdict::DropReason;
 
@@ -32,6 +33,9 @@ pub struct Reason {
     pub explanation: String,
     /// With whom they are counted, most first.
     pub with: Vec<Share>,
+    /// The last of them, the oldest first.
+    #[serde(default)]
+    pub last: Vec<LastDropped>,
 }
 
 /// Frames of one party.
@@ -57,6 +61,7 @@ impl Drops {
                 .into_iter()
                 .map(|(who, count)| Share { who: who.into(), count })
                 .collect(),
+            last: agent.last_dropped(*reason),
         };
         let mut reasons: Vec<Reason> =
             DropReason::ALL.iter().filter(|reason| dropped[reason.index()] > 0).map(of).collect();
@@ -93,6 +98,7 @@ mod tests {
             per_second: None,
             explanation: String::new(),
             with: Vec::new(),
+            last: Vec::new(),
         };
         let drops =
             |uptime_milliseconds, reasons| Drops { uptime_milliseconds, input: 0, dropped: 0, reasons };
