@@ -5,13 +5,17 @@
 //! stopped by a resource that is wrong: the agent says what is wrong and keeps the last good state.
 
 mod counts;
+mod descriptors;
 mod endpoint;
 mod host;
+mod leftovers;
+mod mark;
 mod mtu;
 mod next_hops;
 mod notices;
 mod screen;
 mod sole;
+pub mod takeover;
 mod underlay;
 mod workers;
 
@@ -32,17 +36,24 @@ use crate::fib::{Attachment, CompileError, EndpointId, Environment, Fib, OuterTt
 use crate::resource::FelixConfiguration;
 use crate::rib::{self, EndpointPlan, NodePlan, PlanError};
 use crate::sys::netlink::{Change, ErrorKind, Netlink, NetlinkError};
+use crate::sys::netns::NetnsError;
+use crate::sys::tun::TunError;
+use crate::wire::MacAddr;
 
+use descriptors::Descriptors;
 use endpoint::Attached;
 use host::{Guard, HostInterface};
+use mark::{Mark, Owner};
 use mtu::{Paths, PodMtu};
 use next_hops::Follower;
 use notices::Notices;
 use sole::Sole;
+use takeover::TakeoverError;
 use underlay::{Needs, Underlay, own_prefixes};
 
 pub use counts::Counts;
 pub use host::HostError;
+pub use leftovers::clean_up;
 pub use underlay::UnderlayError;
 use workers::Workers;
 
@@ -106,6 +117,12 @@ pub enum AgentError {
     /// Another daemon, or no Unix sockets at all.
     #[error("{}", not_alone(.0))]
     NotAlone(#[source] io::Error),
+    /// This process's own network namespace.
+    #[error(transparent)]
+    Namespace(NetnsError),
+    /// The daemon that runs keeps its place.
+    #[error(transparent)]
+    Takeover(#[from] TakeoverError),
     /// Threads, epoll.
     #[error("the worker threads cannot be started: {0}")]
     Workers(#[source] io::Error),
@@ -119,7 +136,7 @@ pub enum AgentError {
 pub enum Signal {
     /// Read the resources again (SIGHUP).
     Reload,
-    /// Remove what was made, and end (SIGTERM, SIGINT).
+    /// End (SIGTERM, SIGINT). What was made stays for the next daemon, so that the workloads keep what they have.
     Stop,
 }
 
@@ -136,7 +153,25 @@ enum Side {
     Host,
 }
 
-/// A node at work. Dropping it removes everything that it made.
+/// What an earlier daemon knew and had open.
+#[derive(Debug, Default)]
+struct Legacy {
+    descriptors: Descriptors,
+    /// The workloads' MACs, by the endpoints' names.
+    macs: BTreeMap<String, MacAddr>,
+}
+
+/// What there is to work with when something is opened.
+#[derive(Clone, Copy)]
+struct Site<'a> {
+    config: &'a Config,
+    workers: &'a Workers,
+    endpoints: &'a BTreeMap<String, Attached>,
+    legacy: &'a Legacy,
+    owner: Owner,
+}
+
+/// A node at work. What it made outlasts it.
 pub struct Agent {
     config: Config,
     plan: NodePlan,
@@ -165,8 +200,13 @@ pub struct Agent {
     told: BTreeSet<String>,
     /// Drops that were logged.
     drops: counts::Log,
+    legacy: Legacy,
+    owner: Owner,
+    /// What others of this process have open that the next daemon is to go on with.
+    beside: Descriptors,
+    is_handed_over: bool,
     /// Last, as the next daemon may begin when it is gone.
-    _sole: Sole,
+    sole: Sole,
 }
 
 impl Agent {
@@ -175,6 +215,14 @@ impl Agent {
     /// # Errors
     /// Anything but an endpoint that cannot be attached, which is tried again later.
     pub fn start(config: Config) -> Result<Self, AgentError> {
+        let mut agent = Self::prepare(config, Legacy::default())?;
+        agent.workers.begin().map_err(AgentError::Workers)?;
+        agent.settle_in();
+        Ok(agent)
+    }
+
+    /// Everything but what only one daemon can do at a time: to receive.
+    fn prepare(config: Config, legacy: Legacy) -> Result<Self, AgentError> {
         let mut told = BTreeSet::new();
         let plan = load(&config, &mut told)?;
         let needs = needs(&plan)?;
@@ -188,17 +236,23 @@ impl Agent {
             icmp_source: config.icmp_source,
         };
         let publication = Publication::new(Fib::compile(&plan, &environment)?);
-        let sole = Sole::claim().map_err(AgentError::NotAlone)?;
-        let workers = Workers::start(config.workers, (config.spin, config.probe_path_mtu), &publication)
+        let sole = match legacy.descriptors.copies(takeover::SOLE).and_then(|mut proof| proof.pop()) {
+            Some(proof) => Sole::inherit(proof),
+            None => Sole::claim().map_err(AgentError::NotAlone)?,
+        };
+        let owner = Owner::here().map_err(AgentError::Namespace)?;
+        let workers = Workers::new(config.workers, (config.spin, config.probe_path_mtu), &publication)
             .map_err(AgentError::Workers)?;
         let guard = Guard::new(&needs.interface.name)?;
         // Before anything is asked for: what changes afterwards is told.
         let changes = next_hops::listen()?;
-        let underlay = Underlay::open(needs, &config, &workers, None)?;
+        let endpoints = BTreeMap::new();
+        let site = Site { config: &config, workers: &workers, endpoints: &endpoints, legacy: &legacy, owner };
+        let underlay = Underlay::open(needs, site, &legacy.descriptors, None)?;
         let host = config
             .host_interface
             .as_deref()
-            .map(|name| HostInterface::open(name, &plan, mtu.bytes, &workers))
+            .map(|name| HostInterface::open(name, &plan, mtu.bytes, site))
             .transpose()?;
         let notices = Notices::start().map_err(AgentError::Workers)?;
         let mut agent = Agent {
@@ -209,7 +263,7 @@ impl Agent {
             underlay,
             host,
             guard,
-            endpoints: BTreeMap::new(),
+            endpoints,
             failed: BTreeMap::new(),
             lost: BTreeMap::new(),
             notices,
@@ -221,10 +275,57 @@ impl Agent {
             changes,
             told,
             drops: counts::Log::new(Instant::now()),
-            _sole: sole,
+            legacy,
+            owner,
+            beside: Descriptors::default(),
+            is_handed_over: false,
+            sole,
         };
         agent.reconcile()?;
         Ok(agent)
+    }
+
+    /// What is there is complete, as the resources were read without an error: it lasts, and what earlier daemons have
+    /// left beside it goes.
+    fn settle_in(&mut self) {
+        self.legacy = Legacy::default();
+        self.guard.persist();
+        self.host.iter().for_each(HostInterface::persist);
+        match leftovers::remove(self.owner, |found| self.wants(found)) {
+            Ok(removed) => {
+                removed.iter().for_each(|what| tracing::info!("left by an earlier daemon, removed: {what}"))
+            }
+            Err(error) => tracing::warn!(%error, "what earlier daemons left could not be removed"),
+        }
+    }
+
+    /// AF_XDP's queue is tried again at the next opportunity; meanwhile frames leave by the packet socket.
+    fn miss_queue(&mut self) {
+        self.lost.insert(Side::Underlay, "AF_XDP's queue is still the other daemon's".into());
+    }
+
+    /// Whether something that carries margay's mark is in use, or may come to be.
+    fn wants(&self, found: leftovers::Found<'_>) -> bool {
+        let is_host =
+            found.netns.is_none() && self.config.host_interface.as_deref() == Some(&found.link.name);
+        let waits = self.failed.keys().any(|name| match found.mark {
+            Mark::Made { purpose, .. } => purpose == name,
+            Mark::Serves { .. } => {
+                let mut plans = self.plan.endpoints.iter().filter(|plan| plan.name == *name);
+                plans.any(|plan| plan.interface == found.link.name)
+            }
+        });
+        is_host || waits || self.endpoints.values().any(|attached| found.is(attached))
+    }
+
+    fn site(&self) -> Site<'_> {
+        Site {
+            config: &self.config,
+            workers: &self.workers,
+            endpoints: &self.endpoints,
+            legacy: &self.legacy,
+            owner: self.owner,
+        }
     }
 
     /// One screen: what was found, what is used, and why.
@@ -241,7 +342,7 @@ impl Agent {
         let notices = self.notices.told().clone();
         let changes = self.changes.clone();
         let mut due = Instant::now();
-        loop {
+        while !self.is_handed_over {
             self.follow_namespaces();
             let pause = if self.is_whole() { LOOK } else { RETRY };
             due = due.min(Instant::now() + pause);
@@ -283,6 +384,7 @@ impl Agent {
                 }
             }
         }
+        Ok(counts::read(&self))
     }
 
     /// Whether nothing has to be tried or looked at again and again.
@@ -380,7 +482,8 @@ impl Agent {
             if needs.interface.name != self.guard.interface() {
                 self.guard = Guard::new(&needs.interface.name)?;
             }
-            self.underlay = Underlay::open(needs.clone(), &self.config, &self.workers, Some(&self.underlay))?;
+            let (before, site) = (&self.underlay, self.site());
+            self.underlay = Underlay::open(needs.clone(), site, before.descriptors(), Some(before))?;
             self.lost.remove(&Side::Underlay);
         }
         match self.host.as_mut().map(|host| host.follow(&self.plan, mtu.bytes)) {
@@ -475,7 +578,7 @@ impl Agent {
             while used.contains(&free) {
                 free += 1;
             }
-            match endpoint::attach(EndpointId(free), plan, self.mtu.bytes, &self.workers) {
+            match endpoint::attach(EndpointId(free), plan, self.mtu.bytes, self.site()) {
                 Ok(attached) => {
                     used.insert(free);
                     self.endpoints.insert(plan.name.clone(), attached);
@@ -614,6 +717,9 @@ impl Agent {
 
     /// Has a side opened again at the next opportunity.
     fn miss(&mut self, side: Side, reason: &str) {
+        if side == Side::Underlay {
+            self.underlay.forget();
+        }
         if self.lost.insert(side, reason.to_owned()).as_deref() != Some(reason) {
             tracing::warn!(?side, reason, "a side of the node is lost, will be opened again");
         }
@@ -638,7 +744,9 @@ impl Agent {
 
     fn open_host(&mut self) -> Result<(), AgentError> {
         let Some(name) = self.config.host_interface.as_deref() else { return Ok(()) };
-        self.host = Some(HostInterface::open(name, &self.plan, self.mtu.bytes, &self.workers)?);
+        let host = HostInterface::open(name, &self.plan, self.mtu.bytes, self.site())?;
+        host.persist();
+        self.host = Some(host);
         Ok(())
     }
 
@@ -647,9 +755,23 @@ impl Agent {
         if needs != *self.underlay.needs() {
             return self.reconcile();
         }
-        self.underlay = Underlay::open(needs, &self.config, &self.workers, Some(&self.underlay))?;
+        let (before, site) = (&self.underlay, self.site());
+        self.underlay = Underlay::open(needs, site, before.descriptors(), Some(before))?;
         Ok(self.underlay.follow(own_prefixes(&self.plan), &next_hops::peers(&self.plan))?)
     }
+}
+
+/// Tries for a while: what a daemon that was killed had open is closed a little later.
+fn while_busy<T>(mut open: impl FnMut() -> Result<T, TunError>) -> Result<T, TunError> {
+    const TRIES: u32 = 20;
+    const PAUSE: Duration = Duration::from_millis(10);
+    for _ in 1..TRIES {
+        match open() {
+            Err(error) if error.is_busy() => std::thread::sleep(PAUSE),
+            other => return other,
+        }
+    }
+    open()
 }
 
 fn not_alone(error: &io::Error) -> String {

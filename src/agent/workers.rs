@@ -28,37 +28,63 @@ const BEFORE_PROBES: Duration = Duration::from_secs(1);
 /// How long a worker may take to close a port: far more than a turn.
 const CLOSE_TIME: Duration = Duration::from_secs(2);
 
-/// All worker threads.
+/// All workers, and their threads while they run.
 pub(super) struct Workers {
-    workers: Vec<Running>,
+    workers: Vec<Hand>,
+    /// What they know of the peers' paths.
+    paths: Arc<Paths>,
     events: Receiver<Event>,
+    end: Sender<()>,
     ended: Receiver<()>,
 }
 
-struct Running {
+struct Hand {
     commands: Sender<Command>,
     waker: Arc<Waker>,
     counters: Arc<Counters>,
-    thread: Option<JoinHandle<io::Result<()>>>,
+    state: State,
+}
+
+enum State {
+    /// Commands and frames wait.
+    Resting(Box<Worker>),
+    Running(JoinHandle<(Box<Worker>, io::Result<()>)>),
+    /// Its thread panicked.
+    Gone,
 }
 
 /// Tells of the end of the thread that owns it, be it by a panic.
-struct Tell(Sender<()>);
+struct Tell(Option<Sender<()>>);
+
+impl Tell {
+    /// Does not tell of an end that was asked for.
+    fn unless(mut self, ended: &io::Result<()>) {
+        if ended.is_ok() {
+            self.0 = None;
+        }
+    }
+}
 
 impl Drop for Tell {
     fn drop(&mut self) {
         // Full means that somebody has told already.
-        let _ = self.0.try_send(());
+        let _ = self.0.take().map(|end| end.try_send(()));
     }
 }
 
+/// A worker's thread: it reads what strangers send, and opens nothing.
+fn run(worker: &mut Worker) -> io::Result<()> {
+    privileges::keep_none().map_err(io::Error::other)?;
+    worker.run()
+}
+
 impl Workers {
-    /// Starts `count` threads, which ask for work during at most `spin` before they sleep, and with `probing` each peer
-    /// what its path takes.
+    /// `count` workers, which ask for work during at most `spin` before they sleep, and with `probing` each peer
+    /// what its path takes. They rest until [`Self::begin`]: what they are told until then they take up at once.
     ///
     /// # Errors
-    /// The system gives no thread, epoll instance or eventfd.
-    pub(super) fn start(
+    /// The system gives no epoll instance or eventfd.
+    pub(super) fn new(
         count: usize,
         (spin, probing): (Duration, bool),
         publication: &Arc<Publication>,
@@ -83,16 +109,54 @@ impl Workers {
             .spinning(spin)
             .sharing(Arc::clone(&paths), prober.clone(), index == TIMEKEEPER);
             let waker = worker.waker();
-            let end = Tell(end.clone());
-            let thread = std::thread::Builder::new().name(format!("margay-{index}")).spawn(move || {
-                let _end = end;
-                // It reads what strangers send, and opens nothing.
-                privileges::keep_none().map_err(io::Error::other)?;
-                worker.run()
-            })?;
-            workers.push(Running { commands: sender, waker, counters, thread: Some(thread) });
+            workers.push(Hand { commands: sender, waker, counters, state: State::Resting(Box::new(worker)) });
         }
-        Ok(Workers { workers, events, ended })
+        Ok(Workers { workers, paths, events, end, ended })
+    }
+
+    /// Starts a thread for each worker that rests.
+    ///
+    /// # Errors
+    /// The system gives no thread.
+    pub(super) fn begin(&mut self) -> io::Result<()> {
+        for (index, hand) in self.workers.iter_mut().enumerate() {
+            let State::Resting(mut worker) = std::mem::replace(&mut hand.state, State::Gone) else {
+                continue;
+            };
+            let end = Tell(Some(self.end.clone()));
+            let thread = std::thread::Builder::new().name(format!("margay-{index}")).spawn(move || {
+                let ended = run(&mut worker);
+                end.unless(&ended);
+                (worker, ended)
+            })?;
+            hand.state = State::Running(thread);
+        }
+        Ok(())
+    }
+
+    /// Has every worker rest, after the turn that it is in: whatever it took in has gone out. What arrives waits in the
+    /// kernel's queues.
+    pub(super) fn rest(&mut self) {
+        (0..self.workers.len()).for_each(|index| self.tell(index, Command::Stop));
+        for hand in &mut self.workers {
+            hand.state = match std::mem::replace(&mut hand.state, State::Gone) {
+                State::Running(thread) => match thread.join() {
+                    Ok((worker, ended)) => {
+                        if let Err(error) = ended {
+                            tracing::error!(%error, "a worker ended");
+                        }
+                        State::Resting(worker)
+                    }
+                    Err(_) => State::Gone,
+                },
+                other => other,
+            };
+        }
+    }
+
+    /// What is known of the peers' paths.
+    pub(super) fn paths(&self) -> &Paths {
+        &self.paths
     }
 
     /// How many.
@@ -124,6 +188,9 @@ impl Workers {
             self.tell(index, Command::Detach { id, done: done.clone() });
         }
         drop(done);
+        if !self.workers.iter().any(|hand| matches!(hand.state, State::Running(_))) {
+            return;
+        }
         // Nothing is ever sent: the channel closes when the last worker has dropped its end.
         let _ = closed.recv_timeout(CLOSE_TIME);
     }
@@ -166,12 +233,6 @@ impl Workers {
 
 impl Drop for Workers {
     fn drop(&mut self) {
-        (0..self.workers.len()).for_each(|index| self.tell(index, Command::Stop));
-        for worker in &mut self.workers {
-            let Some(thread) = worker.thread.take() else { continue };
-            if let Ok(Err(error)) = thread.join() {
-                tracing::error!(%error, "a worker ended");
-            }
-        }
+        self.rest();
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod check;
+pub mod cleanup;
 pub mod demo;
 pub mod dissect;
 pub mod machine;
@@ -28,6 +29,7 @@ struct Cli {
 enum Command {
     Run(run::Args),
     Check(check::Args),
+    Cleanup(cleanup::Args),
     Demo(demo::Args),
     Bench(bench::Args),
 }
@@ -37,6 +39,7 @@ pub fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run(args) => run::run(args),
         Command::Check(args) => check::run(&args),
+        Command::Cleanup(args) => exit(cleanup::run(args)),
         Command::Demo(args) => exit(demo::run(&args)),
         Command::Bench(args) => exit(bench::run(&args)),
     }

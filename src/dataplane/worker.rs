@@ -52,7 +52,7 @@ pub enum Command {
         /// Dropped when the port is closed.
         done: Sender<()>,
     },
-    /// Leave the loop.
+    /// Leave the loop, which may be entered again.
     Stop,
 }
 
@@ -193,11 +193,12 @@ impl Worker {
         Arc::clone(&self.waker)
     }
 
-    /// Turns until told to stop.
+    /// Turns until told to stop. Between turns it holds no frame but those that wait for a MAC, so that it may be run
+    /// again.
     ///
     /// # Errors
     /// As [`Self::turn`].
-    pub fn run(mut self) -> io::Result<()> {
+    pub fn run(&mut self) -> io::Result<()> {
         while self.turn(None)? == Flow::Continue {}
         Ok(())
     }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`netns`] | network namespaces, setns(2) |
 //! | [`netlink`] | links, addresses, routes, rules, neighbours |
+//! | [`descriptors`] | descriptors over a Unix socket, SCM_RIGHTS |
 //! | [`process`] | pidfd_open(2) |
 //! | [`userns`] | root inside a user namespace |
 //! | [`tun`] | TUN and TAP with virtio-net headers and queues |
@@ -20,6 +21,7 @@
 #![allow(unsafe_code)]
 
 pub mod bpf;
+pub mod descriptors;
 pub mod ethtool;
 pub mod filter;
 pub mod ipsec;
