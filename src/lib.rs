@@ -6,14 +6,15 @@
 //!
 //! | layer | modules | may do |
 //! |---|---|---|
-//! | 0 pure | [`wire`], [`lpm`], [`verdict`], [`resource`], [`rib`], [`fib`] | no I/O, clock or thread |
+//! | 0 pure | [`wire`], [`lpm`], [`verdict`], [`resource`], [`rib`], [`fib`], [`capture`] | no I/O, clock or thread |
 //! | 1 machine | [`sys`], [`buf`], [`io`] | system calls; `unsafe` in `sys` and `buf` |
 //! | 2 engine | [`dataplane`], [`slowpath`] | no knowledge of files, sockets' names, resources |
-//! | 3 daemon | [`agent`], [`datastore`], [`cli`], [`testbed`] | everything below |
+//! | 3 daemon | [`agent`], [`datastore`], [`control`], [`cli`], [`testbed`] | everything below |
 //!
 //! Control plane and data plane meet in one type, the immutable [`fib::Fib`] snapshot: the agent
 //! builds and publishes it, a worker picks it up at most once per turn and only reads.
 
+pub mod capture;
 pub mod fib;
 pub mod lpm;
 pub mod resource;
@@ -30,5 +31,6 @@ pub mod slowpath;
 
 pub mod agent;
 pub mod cli;
+pub mod control;
 pub mod datastore;
 pub mod testbed;

@@ -70,7 +70,7 @@ fn run(command: &mut Command) -> Ended {
 /// `margay run` in a namespace.
 fn daemon(netns: &Netns, node: &str, resources: &Path) -> Command {
     let mut command = netns.command(margay()).unwrap();
-    command.args(["run", "--node", node, "--resources"]).arg(resources);
+    command.args(["run", "--control-socket", "none", "--node", node, "--resources"]).arg(resources);
     command
 }
 
@@ -333,7 +333,8 @@ fn a_missing_privilege_is_named() {
     std::fs::copy(margay(), &program).unwrap();
     std::fs::set_permissions(copy.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let mut command = Command::new(&program);
-    command.args(["run", "--node", "node-a", "--resources"]).arg(lab.resources.path());
+    command.args(["run", "--control-socket", "none", "--node", "node-a", "--resources"]);
+    command.arg(lab.resources.path());
     command.uid(NOBODY).gid(NOBODY);
     // By a thread in the namespace: nobody's process could not enter it.
     let ended = lab.nodes[0].netns.run(|| run(&mut command)).unwrap();
@@ -381,12 +382,13 @@ fn its_environment_is_as_good_as_its_flags() {
     let lab = build(LabSpec::new(Mode::Vxlan));
     let mut command = lab.nodes[0].netns.command(margay()).unwrap();
     command.arg("run").env("MARGAY_NODE", "node-y").env("MARGAY_RESOURCES", lab.resources.path());
+    command.env("MARGAY_CONTROL_SOCKET", "none");
     run(&mut command).refused_with(&["node-y"]);
     let ended = run(lab.nodes[0]
         .netns
         .command(margay())
         .unwrap()
-        .args(["run", "--node", "node-a", "--resources"])
+        .args(["run", "--control-socket", "none", "--node", "node-a", "--resources"])
         .arg(lab.resources.path())
         .env("FELIX_IPINIPMTU", "none"));
     ended.refused_with(&["FELIX_IPINIPMTU", "none", "65535"]);

@@ -2,8 +2,11 @@
 
 mod lab;
 
+use std::io::{Read, Write};
 use std::net::IpAddr;
-use std::process::Command;
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -11,9 +14,12 @@ use lab::{build, margay, packets, reaches, start, until, until_ended};
 use margay::rib::Attach;
 use margay::sys::netlink::{Family, Link, LinkChange};
 use margay::sys::netns::Netns;
-use margay::testbed::{Arrivals, Capture, Lab, LabSpec, Mode, Ping, Steady, Transfer, ping, steady, trickle};
+use margay::testbed::{
+    Arrivals, Capture, Lab, LabSpec, Mode, Ping, Steady, Transfer, Workdir, ping, steady, trickle,
+};
 use margay::wire::MacAddr;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 /// 100 Mbit/s of 1,000-byte datagrams, for eight seconds. That is a tenth of what margay forwards on one core of a slow machine. Of
 /// the queues on the way the shortest is that of a CPU's softirqs, which holds 1,000 packets (`net.core.netdev_max_backlog`):
@@ -339,4 +345,272 @@ fn cleanup_is_not_for_a_node_that_works() {
         lab.nodes[1].pods.iter().all(|pod| pod.netns.netlink().unwrap().link("eth0").is_ok()),
         "another node's"
     );
+}
+
+/// 5,000 packets a second and then some: a rate at which queues hold what arrives in the milliseconds in which nobody reads.
+const MODEST: Steady = Steady { payload: 200, count: 30_000, rate: 6_000.0, outstanding: 500 };
+
+#[test]
+fn another_daemon_takes_over_without_loss() {
+    for (mode, attach) in [
+        (Mode::Vxlan, Attach::Tap),
+        (Mode::Ipip, Attach::Tap),
+        (Mode::None, Attach::Veth),
+        (Mode::VxlanCrossSubnet, Attach::Tap),
+    ] {
+        let mut lab = start(LabSpec { attach, ..LabSpec::new(mode) }, &["--workers", "2"]);
+        let (pod, _) = netns(&lab, 0, 0);
+        let before = belongings(&pod);
+        let (rounds, arrivals) = while_it_flows(&mut lab, MODEST, |lab, round| {
+            let node = round % 2;
+            let old = lab.take_over(node, margay(), &["--workers", "2"]);
+            let old = old.unwrap_or_else(|error| panic!("{error}")).unwrap();
+            until_ended(old.pid());
+            let said = old.output();
+            assert!(said.contains("another daemon has taken over") && said.contains("frames in"), "{said}");
+            reaches(&lab.nodes[0].pods[1].netns, lab.nodes[1].pods[0].address, "after a takeover");
+        });
+        assert!(rounds >= 2, "{mode:?}: {rounds} are too few to tell");
+        assert_eq!(belongings(&pod), before, "{mode:?}");
+        // It is complete: it follows its resources, answers, and ends as any other.
+        let status = lab.nodes[0].daemon().unwrap().control_socket();
+        let status =
+            Command::new(margay()).arg("status").env("MARGAY_CONTROL_SOCKET", status).output().unwrap();
+        assert!(status.status.success(), "{status:?}");
+        let new = lab.add_pod(0).unwrap();
+        new.wait(Duration::from_secs(10)).unwrap();
+        reaches(&lab.nodes[1].pods[0].netns, lab.nodes[0].pods[2].address, "a pod that came later");
+        nothing_lost(lab, arrivals, MODEST, &format!("{mode:?}, {rounds} takeovers"));
+    }
+}
+
+/// The new daemon's side, spoken by hand.
+struct Successor(UnixStream);
+
+impl Successor {
+    fn new(lab: &mut Lab, hello: &str) -> Self {
+        let mut stream = UnixStream::connect(lab.nodes[0].daemon().unwrap().control_socket()).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let request = "POST /v1/takeover HTTP/1.1\r\nHost: margay\r\nConnection: Upgrade\r\nUpgrade: margay-takeover\r\n\r\n";
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            head.push(byte[0]);
+        }
+        assert!(head.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&head));
+        let mut successor = Successor(stream);
+        successor.say(hello);
+        successor
+    }
+
+    fn say(&mut self, text: &str) {
+        self.0.write_all(&(text.len() as u32).to_be_bytes()).unwrap();
+        self.0.write_all(text.as_bytes()).unwrap();
+    }
+
+    fn hear(&mut self) -> String {
+        let mut length = [0; 4];
+        self.0.read_exact(&mut length).unwrap();
+        let mut text = vec![0; u32::from_be_bytes(length) as usize];
+        self.0.read_exact(&mut text).unwrap();
+        String::from_utf8(text).unwrap()
+    }
+}
+
+fn hello(version: u32, lab: &Lab, node: &str) -> String {
+    let netns = lab.nodes[0].netns.id().unwrap().1;
+    format!("{{\"takeover\":{version},\"margay\":\"9.9.9\",\"netns\":{netns},\"node\":\"{node}\"}}")
+}
+
+/// Wherever the new daemon fails, the old one goes on, and not a packet is lost.
+#[test]
+fn a_takeover_that_fails_changes_nothing() {
+    let mut lab = start(LabSpec::new(Mode::Vxlan), &[]);
+    let (rounds, arrivals) = while_it_flows(&mut lab, MODEST, |lab, round| {
+        let said =
+            |lab: &mut Lab| lab.nodes[0].daemon().unwrap().output().matches("this one goes on").count();
+        let before = said(lab);
+        match round % 6 {
+            // It does not speak at all.
+            0 => drop(Successor::new(lab, "{}")),
+            // Another version, another node: refused with the reason.
+            1 | 2 => {
+                let hello = if round % 6 == 1 { hello(99, lab, "node-a") } else { hello(1, lab, "node-x") };
+                let mut successor = Successor::new(lab, &hello);
+                let refused = successor.hear();
+                let why = if round % 6 == 1 { "version 1 of the takeover, not 99" } else { "not of node-x" };
+                assert!(refused.contains("refused") && refused.contains(why), "{refused}");
+            }
+            // It ends with everything in its hands.
+            3 => {
+                let hello = hello(1, lab, "node-a");
+                let mut successor = Successor::new(lab, &hello);
+                let offer = successor.hear();
+                for what in [
+                    "tap ",
+                    "host margay0",
+                    "vxlan 192.168.77.1:4789 0 of",
+                    "vxlan senders",
+                    "underlay",
+                    "sole",
+                    "control",
+                ] {
+                    assert!(offer.contains(what), "{what} in {offer}");
+                }
+            }
+            // It ends when the workers of the old one rest.
+            4 => {
+                let hello = hello(1, lab, "node-a");
+                let mut successor = Successor::new(lab, &hello);
+                successor.hear();
+                // As many messages with descriptors as there are; their bytes are zeros and no length of a message.
+                successor.say("{\"ready\":true}");
+                let mut bytes = [0; 4096];
+                let mut heard = Vec::new();
+                while !String::from_utf8_lossy(&heard).contains("path_mtus") {
+                    let length = successor.0.read(&mut bytes).unwrap();
+                    heard.extend_from_slice(&bytes[..length]);
+                }
+            }
+            // A real one with an option that cannot be.
+            _ => {
+                let refused =
+                    lab.take_over(0, margay(), &["--ipip-offload", "bpf", "--host-interface", "lo"]);
+                let refused = refused.unwrap_err().to_string();
+                assert!(refused.contains("lo"), "{refused}");
+            }
+        }
+        until("the old daemon's word on it", || said(lab) > before);
+        let what = format!("after a takeover that failed in way {}", round % 6);
+        reaches(&lab.nodes[0].pods[1].netns, lab.nodes[1].pods[0].address, &what);
+    });
+    assert!(rounds >= 6, "{rounds}: every kind of failure");
+    nothing_lost(lab, arrivals, MODEST, &format!("{rounds} takeovers that failed"));
+}
+
+#[test]
+fn without_a_daemon_there_is_nothing_to_take_over() {
+    let mut lab = start(LabSpec::new(Mode::Vxlan), &[]);
+    end(&mut lab, 0, Signal::SIGTERM);
+    let refused = lab.take_over(0, margay(), &[]).unwrap_err().to_string();
+    assert!(refused.contains("no daemon answers at") && refused.contains("without --takeover"), "{refused}");
+}
+
+/// Where the daemon's words to its service manager arrive.
+struct Manager {
+    socket: UnixDatagram,
+    place: Workdir,
+}
+
+impl Manager {
+    fn new() -> Self {
+        let place = Workdir::new().unwrap();
+        let socket = UnixDatagram::bind(place.path().join("notify")).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        Manager { socket, place }
+    }
+
+    fn start(&self, lab: &Lab, control: &Path, arguments: &[&str]) -> Child {
+        let mut command = lab.nodes[0].netns.command(margay()).unwrap();
+        command.args(["run", "--node", "node-a", "--resources"]).arg(lab.resources.path());
+        command.arg("--control-socket").arg(control).args(arguments);
+        command.env("NOTIFY_SOCKET", self.place.path().join("notify"));
+        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    }
+
+    /// What is said next, but for signs of life.
+    fn hears(&self) -> String {
+        loop {
+            let said = self.word();
+            if !said.contains("WATCHDOG=1") {
+                return said;
+            }
+        }
+    }
+
+    fn word(&self) -> String {
+        let mut bytes = [0; 4096];
+        let length = self.socket.recv(&mut bytes).expect("a word of the daemon's");
+        String::from_utf8(bytes[..length].to_vec()).unwrap()
+    }
+
+    fn forgets(&self) {
+        self.socket.set_nonblocking(true).unwrap();
+        while self.socket.recv(&mut [0; 4096]).is_ok() {}
+        self.socket.set_nonblocking(false).unwrap();
+    }
+}
+
+#[test]
+fn the_service_manager_is_told_what_the_daemon_does() {
+    let lab = build(LabSpec::new(Mode::Vxlan));
+    let manager = Manager::new();
+    let control = manager.place.path().join("control");
+    // The command is the child itself, so that its process id is the one that the manager watches.
+    let mut first = {
+        let mut command = lab.nodes[0].netns.command(margay()).unwrap();
+        command.args(["run", "--node", "node-a", "--resources"]).arg(lab.resources.path());
+        command.arg("--control-socket").arg(&control);
+        command.env("NOTIFY_SOCKET", manager.place.path().join("notify")).env("WATCHDOG_USEC", "200000");
+        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    };
+    let said = manager.hears();
+    assert!(
+        said.contains("READY=1") && said.contains("STATUS=2 endpoints") && !said.contains("MAINPID"),
+        "{said}"
+    );
+    assert!(manager.word().contains("WATCHDOG=1"), "and that it lives");
+    let signal = |child: &Child, signal| kill(Pid::from_raw(child.id().cast_signed()), signal).unwrap();
+    signal(&first, Signal::SIGHUP);
+    let said = manager.hears();
+    assert!(said.contains("RELOADING=1") && said.contains("MONOTONIC_USEC="), "{said}");
+    assert_eq!(manager.hears().trim(), "READY=1");
+
+    let mut second = manager.start(&lab, &control, &["--takeover"]);
+    let said = manager.hears();
+    assert!(said.contains("READY=1") && said.contains(&format!("MAINPID={}", second.id())), "{said}");
+    assert!(first.wait().unwrap().success());
+    manager.forgets();
+    assert!(
+        manager.word().contains("WATCHDOG=1"),
+        "it lives as the other did, without having been told how long it may take"
+    );
+
+    // A process that stands still says nothing: that is what the manager waits for.
+    signal(&second, Signal::SIGSTOP);
+    manager.forgets();
+    manager.socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    assert!(manager.socket.recv(&mut [0; 64]).is_err());
+    manager.socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    signal(&second, Signal::SIGCONT);
+    signal(&second, Signal::SIGTERM);
+    assert_eq!(manager.hears().trim(), "STOPPING=1");
+    assert!(second.wait().unwrap().success());
+}
+
+/// systemd has a say in what the unit means; what can be held true without it is that it names what margay needs.
+#[test]
+fn the_unit_allows_what_the_daemon_needs_and_names_what_there_is() {
+    let unit = include_str!("../contrib/margay.service");
+    let value = |key: &str| {
+        let line = unit.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=')).unwrap();
+        line.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+    };
+    for family in ["AF_INET", "AF_NETLINK", "AF_PACKET", "AF_UNIX", "AF_XDP"] {
+        assert!(value("RestrictAddressFamilies").contains(&family.to_owned()), "{family}");
+    }
+    let needed = [
+        "CAP_NET_ADMIN",
+        "CAP_NET_RAW",
+        "CAP_IPC_LOCK",
+        "CAP_SYS_ADMIN",
+        "CAP_SYS_PTRACE",
+        "CAP_DAC_READ_SEARCH",
+    ];
+    assert_eq!(value("CapabilityBoundingSet"), needed);
+    let help = Command::new(margay()).args(["run", "--help"]).output().unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    assert!(unit.contains("margay run --takeover") && help.contains("--takeover"));
 }

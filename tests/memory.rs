@@ -58,7 +58,7 @@ impl Loaded {
             .netns
             .command(binary)
             .unwrap()
-            .args(["run", "--node", "node-a", "--resources"])
+            .args(["run", "--control-socket", "none", "--node", "node-a", "--resources"])
             .arg(lab.resources.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -152,14 +152,25 @@ fn an_underlay_without_ethernet_is_left_to_the_kernel() {
     let tun0 = netlink.link("tun0").unwrap().index;
     netlink.add_address(tun0, node.underlay).unwrap();
     let mut command = node.netns.command(lab::margay()).unwrap();
-    command.args(["run", "--node", "node-a", "--resources"]).arg(lab.resources.path());
+    command
+        .args(["run", "--control-socket", "none", "--node", "node-a", "--resources"])
+        .arg(lab.resources.path());
     let mut child = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
     let lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
     let line = lines.map_while(Result::ok).find(|line| line.contains("next hops"));
     child.kill().unwrap();
     child.wait().unwrap();
     let mut command = node.netns.command(lab::margay()).unwrap();
-    command.args(["run", "--node", "node-a", "--ipip-offload", "bpf", "--resources"]);
+    command.args([
+        "run",
+        "--control-socket",
+        "none",
+        "--node",
+        "node-a",
+        "--ipip-offload",
+        "bpf",
+        "--resources",
+    ]);
     let refused = command.arg(lab.resources.path()).output().unwrap();
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(!refused.status.success() && said.contains("--ipip-offload off"), "{said}");

@@ -13,10 +13,12 @@ mod mark;
 mod mtu;
 mod next_hops;
 mod notices;
+mod remote;
 mod screen;
 mod sole;
 pub mod takeover;
 mod underlay;
+pub mod view;
 mod workers;
 
 use std::cell::LazyCell;
@@ -54,6 +56,7 @@ use underlay::{Needs, Underlay, own_prefixes};
 pub use counts::Counts;
 pub use host::HostError;
 pub use leftovers::clean_up;
+pub use remote::{Refused, Remote, Request, remote};
 pub use underlay::UnderlayError;
 use workers::Workers;
 
@@ -134,10 +137,28 @@ pub enum AgentError {
 /// What the operator tells the daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {
-    /// Read the resources again (SIGHUP).
-    Reload,
     /// End (SIGTERM, SIGINT). What was made stays for the next daemon, so that the workloads keep what they have.
     Stop,
+}
+
+/// How a daemon's work ended.
+#[derive(Debug)]
+pub enum Ending {
+    /// It was told to stop.
+    Stopped(Counts),
+    /// Another daemon has its place.
+    HandedOver(Counts),
+}
+
+/// What came of reading the resources again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Reloaded {
+    /// They ask for something else than before.
+    pub changed: bool,
+    /// Routes that there are.
+    pub routes: usize,
+    /// Endpoints that are attached.
+    pub endpoints: usize,
 }
 
 /// How often is looked and tried again while something is missing: a namespace may come later than its resource,
@@ -205,6 +226,12 @@ pub struct Agent {
     /// What others of this process have open that the next daemon is to go on with.
     beside: Descriptors,
     is_handed_over: bool,
+    /// How long the service manager waits for a sign of life.
+    watchdog: Option<Duration>,
+    started: Instant,
+    /// When the resources were read last and found good; and what was wrong with them since.
+    read_at: Instant,
+    wrong: Option<String>,
     /// Last, as the next daemon may begin when it is gone.
     sole: Sole,
 }
@@ -279,7 +306,11 @@ impl Agent {
             owner,
             beside: Descriptors::default(),
             is_handed_over: false,
+            watchdog: None,
             sole,
+            started: Instant::now(),
+            read_at: Instant::now(),
+            wrong: None,
         };
         agent.reconcile()?;
         Ok(agent)
@@ -328,19 +359,41 @@ impl Agent {
         }
     }
 
+    /// Endpoints that are attached.
+    pub fn endpoints(&self) -> usize {
+        self.endpoints.len()
+    }
+
+    /// Whether every worker turns; the caller has shown that the agent answers.
+    pub fn is_alive(&mut self) -> bool {
+        self.workers.turn()
+    }
+
     /// One screen: what was found, what is used, and why.
     pub fn screen(&self) -> String {
         screen::render(self)
     }
 
-    /// Follows changes of the resources until told to stop; says at the end what was counted.
+    /// The node at a glance.
+    pub fn status(&self) -> view::Status {
+        view::Status::of(self)
+    }
+
+    /// Follows changes of the resources until told to stop, or until another daemon has taken over, and answers requests; says at the
+    /// end what was counted.
     ///
     /// # Errors
     /// [`AgentError::WorkerEnded`].
-    pub fn run(mut self, watcher: &Watcher, signals: &Receiver<Signal>) -> Result<Counts, AgentError> {
+    pub fn run(
+        mut self,
+        watcher: &Watcher,
+        signals: &Receiver<Signal>,
+        requests: &Receiver<Request>,
+    ) -> Result<Ending, AgentError> {
         let (events, ended) = (self.workers.events().clone(), self.workers.ended().clone());
         let notices = self.notices.told().clone();
         let changes = self.changes.clone();
+        let mut requests = requests.clone();
         let mut due = Instant::now();
         while !self.is_handed_over {
             self.follow_namespaces();
@@ -353,10 +406,14 @@ impl Agent {
             let paths = if self.paths_outdated { at(self.paths_patience) } else { never() };
             select! {
                 recv(signals) -> signal => match signal {
-                    Ok(Signal::Reload) => self.reload(),
-                    Ok(Signal::Stop) | Err(_) => return Ok(counts::read(&self)),
+                    Ok(Signal::Stop) | Err(_) => return Ok(Ending::Stopped(counts::read(&self))),
                 },
-                recv(watcher.changes()) -> _ => self.reload(),
+                // What is wrong is logged.
+                recv(watcher.changes()) -> _ => drop(self.reload()),
+                recv(requests) -> request => match request {
+                    Ok(Request(answer)) => answer(&mut self),
+                    Err(_) => requests = never(),
+                },
                 recv(events) -> event => event.into_iter().for_each(|event| self.lost(event)),
                 recv(ended) -> _ => return Err(AgentError::WorkerEnded),
                 recv(notices) -> _ => self.look(),
@@ -384,7 +441,7 @@ impl Agent {
                 }
             }
         }
-        Ok(counts::read(&self))
+        Ok(Ending::HandedOver(counts::read(&self)))
     }
 
     /// Whether nothing has to be tried or looked at again and again.
@@ -439,28 +496,40 @@ impl Agent {
         }
     }
 
-    fn reload(&mut self) {
-        match load(&self.config, &mut self.told) {
-            Ok(plan) if plan == self.plan => tracing::info!("resources read: nothing to change"),
-            Ok(plan) => {
-                let routes = plan.routes.len();
-                let before = std::mem::replace(&mut self.plan, plan);
-                match self.reconcile() {
-                    Ok(()) => tracing::info!(routes, endpoints = self.endpoints.len(), "resources applied"),
-                    Err(error) => {
-                        tracing::error!(%error, "resources not applied: the last good state stays");
-                        self.plan = before;
-                        self.settle();
-                    }
-                }
+    /// Reads the resources again and makes the running state theirs; logs how that went.
+    ///
+    /// # Errors
+    /// They are wrong, or the machine does not do what they ask for: the last good state stays.
+    pub fn reload(&mut self) -> Result<Reloaded, AgentError> {
+        let reloaded = load(&self.config, &mut self.told).and_then(|plan| self.apply(plan));
+        match &reloaded {
+            Ok(Reloaded { changed: false, .. }) => tracing::info!("resources read: nothing to change"),
+            Ok(Reloaded { routes, endpoints, .. }) => {
+                tracing::info!(routes, endpoints, "resources applied");
             }
             Err(error) => {
-                for line in error.to_string().lines() {
-                    tracing::error!("{line}");
-                }
+                error.to_string().lines().for_each(|line| tracing::error!("{line}"));
                 tracing::error!("resources not applied: the last good state stays");
             }
         }
+        match &reloaded {
+            Ok(_) => (self.read_at, self.wrong) = (Instant::now(), None),
+            Err(error) => self.wrong = Some(error.to_string()),
+        }
+        reloaded
+    }
+
+    fn apply(&mut self, plan: NodePlan) -> Result<Reloaded, AgentError> {
+        let changed = plan != self.plan;
+        if changed {
+            let before = std::mem::replace(&mut self.plan, plan);
+            if let Err(error) = self.reconcile() {
+                self.plan = before;
+                self.settle();
+                return Err(error);
+            }
+        }
+        Ok(Reloaded { changed, routes: self.plan.routes.len(), endpoints: self.endpoints.len() })
     }
 
     /// As [`Self::reconcile`], of a plan that was applied before.

@@ -144,6 +144,11 @@ impl PodMtu {
         found.bytes = found.bytes.clamp(least, most);
         found
     }
+
+    /// Why it is that, for people.
+    pub(super) fn because(&self) -> impl fmt::Display {
+        &self.why
+    }
 }
 
 fn smallest(plan: &NodePlan, paths: &Paths) -> PodMtu {
@@ -191,8 +196,14 @@ fn overhead(encap: Encap) -> u16 {
 /// `1450: underlay eth0 1500 - VXLAN 50`
 impl fmt::Display for PodMtu {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: ", self.bytes)?;
-        let (path, peer, encap) = match &self.why {
+        write!(f, "{}: {}", self.bytes, self.why)
+    }
+}
+
+/// `underlay eth0 1500 - VXLAN 50`
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (path, peer, encap) = match self {
             Why::Set => return f.write_str("Felix's mtu"),
             Why::Lowered(Encap::Vxlan) => return f.write_str("Felix's vxlanMTU"),
             Why::Lowered(_) => return f.write_str("Felix's ipipMTU"),

@@ -84,6 +84,8 @@ struct Offer {
     descriptors: Vec<(String, usize)>,
     /// The workloads' MACs, by the endpoints' names.
     macs: BTreeMap<String, String>,
+    /// How long the service manager waits for a sign of life, milliseconds.
+    watchdog: Option<u64>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -127,8 +129,12 @@ impl Agent {
             Answer::Offer(offer) => offer,
             Answer::Refused(reason) => return Err(TakeoverError::Refused(reason).into()),
         };
+        let watchdog = offer.watchdog.map(Duration::from_millis);
         let legacy = receive(&stream, offer)?;
+        let control = legacy.descriptors.copies(CONTROL);
         let mut agent = Agent::prepare(config, legacy)?;
+        control.into_iter().for_each(|control| agent.beside.insert(CONTROL.into(), control));
+        agent.watchdog = watchdog;
         say(&mut stream, &Ready { ready: true })?;
         let left: Left = hear(&mut stream)?;
         agent.inherit(left.path_mtus);
@@ -140,6 +146,26 @@ impl Agent {
             agent.miss_queue();
         }
         Ok(agent)
+    }
+
+    /// The control socket of the daemon whose place was taken, if it had one.
+    pub fn inherited_control(&self) -> Option<OwnedFd> {
+        self.beside.copies(CONTROL)?.pop()
+    }
+
+    /// Notes the control socket for the daemon that will take this one's place.
+    pub fn note_control(&mut self, listener: OwnedFd) {
+        self.beside.insert(CONTROL.into(), vec![listener]);
+    }
+
+    /// How long the service manager waits for a sign of life, as the daemon knew whose place was taken.
+    pub fn inherited_watchdog(&self) -> Option<Duration> {
+        self.watchdog
+    }
+
+    /// Notes how long the service manager waits, for the daemon that will take this one's place: it is not told.
+    pub fn note_watchdog(&mut self, limit: Duration) {
+        self.watchdog = Some(limit);
     }
 
     /// Hands everything to the daemon at the other end of `stream`. When this was done [`Self::run`] ends; otherwise
@@ -209,6 +235,7 @@ impl Agent {
             margay: env!("CARGO_PKG_VERSION").into(),
             descriptors: all.iter().map(|(name, some)| (name.clone(), some.len())).collect(),
             macs: macs.map(|(name, mac)| (name.clone(), mac.to_string())).collect(),
+            watchdog: self.watchdog.map(|limit| limit.as_millis() as u64),
         };
         say(stream, &Answer::Offer(offer))?;
         let flat: Vec<BorrowedFd<'_>> = all.into_iter().flat_map(|(_, some)| some).collect();
@@ -237,6 +264,8 @@ impl Agent {
 
 /// What the descriptor is called that only one daemon of a namespace has.
 pub(super) const SOLE: &str = "sole";
+/// What the socket is called on which the commands ask.
+const CONTROL: &str = "control";
 
 /// The descriptors and what else was offered.
 fn receive(stream: &UnixStream, offer: Offer) -> Result<Legacy, TakeoverError> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use mio::Waker;
 
 use crate::buf::{Pool, SlotSize};
@@ -120,8 +120,12 @@ impl Workers {
     /// The system gives no thread.
     pub(super) fn begin(&mut self) -> io::Result<()> {
         for (index, hand) in self.workers.iter_mut().enumerate() {
-            let State::Resting(mut worker) = std::mem::replace(&mut hand.state, State::Gone) else {
-                continue;
+            let mut worker = match std::mem::replace(&mut hand.state, State::Gone) {
+                State::Resting(worker) => worker,
+                other => {
+                    hand.state = other;
+                    continue;
+                }
             };
             let end = Tell(Some(self.end.clone()));
             let thread = std::thread::Builder::new().name(format!("margay-{index}")).spawn(move || {
@@ -193,6 +197,20 @@ impl Workers {
         }
         // Nothing is ever sent: the channel closes when the last worker has dropped its end.
         let _ = closed.recv_timeout(CLOSE_TIME);
+    }
+
+    /// Has every worker make a turn; false when one does not.
+    pub(super) fn turn(&self) -> bool {
+        let (done, turned) = bounded::<()>(0);
+        for index in 0..self.workers.len() {
+            self.tell(index, Command::Answer { done: done.clone() });
+        }
+        drop(done);
+        turned.recv_timeout(CLOSE_TIME) == Err(RecvTimeoutError::Disconnected)
+            && self
+                .workers
+                .iter()
+                .all(|hand| matches!(&hand.state, State::Running(thread) if !thread.is_finished()))
     }
 
     /// Ends every worker's wait, so that it takes up a FIB that was published.

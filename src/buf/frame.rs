@@ -11,9 +11,10 @@ use crate::wire::ecn::Ecn;
 pub struct Frame {
     pub(super) pool: u32,
     pub(super) slot: u32,
+    /// Where its bytes begin and end in the pool's memory.
     pub(super) start: u32,
     pub(super) end: u32,
-    /// Where its part of the slot begins: headers are put in front no farther than this.
+    /// Where its part of the slot begins there: headers are put in front no farther than this.
     pub(super) floor: u32,
     /// What the sender left to the hardware, or to us.
     pub offload: Offload,
@@ -26,13 +27,14 @@ pub struct Frame {
 }
 
 impl Frame {
-    pub(super) fn new(pool: u32, slot: u32, start: u32) -> Self {
+    /// An empty one in the slot that begins at `floor`.
+    pub(super) fn new(pool: u32, slot: u32, floor: u32, headroom: u32) -> Self {
         Frame {
             pool,
             slot,
-            start,
-            end: start,
-            floor: 0,
+            start: floor + headroom,
+            end: floor + headroom,
+            floor,
             offload: Offload::default(),
             peer: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             ecn: Ecn::NotEct,

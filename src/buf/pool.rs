@@ -49,7 +49,8 @@ impl Pool {
     /// `count` slots, allocated at once; the system backs a page with memory when it is first written.
     pub fn new(count: usize, size: SlotSize) -> Self {
         static NEXT_ID: AtomicU32 = AtomicU32::new(0);
-        let count = count.min(u32::MAX as usize);
+        // Frames know their place by 32 bits.
+        let count = count.min(u32::MAX as usize / size.stride());
         Pool {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             stride: size.stride(),
@@ -65,7 +66,7 @@ impl Pool {
     #[inline(always)]
     pub fn take(&mut self) -> Option<Frame> {
         let slot = self.free.pop()?;
-        Some(Frame::new(self.id, slot, HEADROOM as u32))
+        Some(Frame::new(self.id, slot, slot * self.stride as u32, HEADROOM as u32))
     }
 
     /// Returns a frame's slot, or its part of one.
@@ -91,14 +92,16 @@ impl Pool {
         assert!(size > 0, "parts have bytes");
         while frame.len() > usize::from(size) {
             let end = frame.start + u32::from(size);
-            let part =
-                Frame { end, offload: frame.offload, ..Frame::new(frame.pool, frame.slot, frame.start) };
             parts.push(Frame {
+                pool: frame.pool,
+                slot: frame.slot,
+                start: frame.start,
+                end,
+                floor: frame.floor,
+                offload: frame.offload,
                 peer: frame.peer,
                 ecn: frame.ecn,
                 flow: frame.flow,
-                floor: frame.floor,
-                ..part
             });
             self.shares[frame.slot as usize] += 1;
             (frame.start, frame.floor) = (end, end);
@@ -119,15 +122,15 @@ impl Pool {
     /// The frame's bytes.
     #[inline(always)]
     pub fn bytes(&self, frame: &Frame) -> &[u8] {
-        let base = self.base(frame);
-        &self.memory[base + frame.start as usize..base + frame.end as usize]
+        self.check(frame);
+        &self.memory[frame.start as usize..frame.end as usize]
     }
 
     /// The frame's bytes, to change.
     #[inline(always)]
     pub fn bytes_mut(&mut self, frame: &Frame) -> &mut [u8] {
-        let base = self.base(frame);
-        &mut self.memory[base + frame.start as usize..base + frame.end as usize]
+        self.check(frame);
+        &mut self.memory[frame.start as usize..frame.end as usize]
     }
 
     /// Copies `len` bytes between frames: from offset `from_at` of `from` to offset `to_at` of `to`.
@@ -136,8 +139,10 @@ impl Pool {
     /// When the ranges do not lie within the frames.
     pub fn copy(&mut self, from: &Frame, from_at: usize, to: &Frame, to_at: usize, len: usize) {
         assert!(from_at + len <= from.len() && to_at + len <= to.len(), "a copy stays within its frames");
-        let source = self.base(from) + from.start as usize + from_at;
-        let target = self.base(to) + to.start as usize + to_at;
+        self.check(from);
+        self.check(to);
+        let source = from.start as usize + from_at;
+        let target = to.start as usize + to_at;
         self.memory.copy_within(source..source + len, target);
     }
 
@@ -151,9 +156,9 @@ impl Pool {
     /// Says that receive filled the first `len` bytes after the headroom.
     #[inline]
     pub fn filled(&self, frame: &mut Frame, len: usize) {
-        debug_assert_eq!(frame.floor, 0, "a part of a slot is not filled");
-        frame.start = HEADROOM as u32;
-        frame.end = (HEADROOM + len.min(self.stride - HEADROOM)) as u32;
+        debug_assert_eq!(frame.floor as usize, self.base(frame), "a part of a slot is not filled");
+        frame.start = frame.floor + HEADROOM as u32;
+        frame.end = frame.start + len.min(self.stride - HEADROOM) as u32;
     }
 
     /// Puts `N` bytes in front of the frame and returns them to be written; `None` if the headroom is
@@ -161,13 +166,12 @@ impl Pool {
     /// comes out of a tunnel: what is put in front is never more than what was stripped.)
     #[inline(always)]
     pub fn prepend<const N: usize>(&mut self, frame: &mut Frame) -> Option<&mut [u8; N]> {
-        let start = (frame.start as usize).checked_sub(N)?;
-        if start < frame.floor as usize {
+        self.check(frame);
+        if ((frame.start - frame.floor) as usize) < N {
             return None;
         }
-        frame.start = start as u32;
-        let base = self.base(frame);
-        self.memory[base + start..].first_chunk_mut()
+        frame.start -= N as u32;
+        self.memory[frame.start as usize..].first_chunk_mut()
     }
 
     /// The rooms of several frames at once, for one system call that fills them all.
@@ -195,8 +199,13 @@ impl Pool {
 
     #[inline(always)]
     fn base(&self, frame: &Frame) -> usize {
-        debug_assert_eq!(frame.pool, self.id, "a frame is used with the pool that made it");
+        self.check(frame);
         frame.slot as usize * self.stride
+    }
+
+    #[inline(always)]
+    fn check(&self, frame: &Frame) {
+        debug_assert_eq!(frame.pool, self.id, "a frame is used with the pool that made it");
     }
 }
 

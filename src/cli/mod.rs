@@ -1,13 +1,17 @@
 //! The commands.
 
+pub mod asking;
 pub mod bench;
 pub mod check;
 pub mod cleanup;
 pub mod demo;
 pub mod dissect;
 pub mod machine;
+mod manager;
 pub mod routes;
 pub mod run;
+pub mod status;
+pub mod version;
 
 use std::fmt::Display;
 use std::process::ExitCode;
@@ -32,6 +36,8 @@ enum Command {
     Cleanup(cleanup::Args),
     Demo(demo::Args),
     Bench(bench::Args),
+    Status(status::Args),
+    Version(version::Args),
 }
 
 /// Parses the command line and carries it out.
@@ -42,6 +48,8 @@ pub fn main() -> ExitCode {
         Command::Cleanup(args) => exit(cleanup::run(args)),
         Command::Demo(args) => exit(demo::run(&args)),
         Command::Bench(args) => exit(bench::run(&args)),
+        Command::Status(args) => asking::exit("status", status::run(&args)),
+        Command::Version(args) => asking::exit("version", version::run(&args)),
     }
 }
 

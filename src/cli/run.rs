@@ -12,7 +12,11 @@ use crossbeam::channel::{Receiver, bounded};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::agent::{Agent, Config, Counts, IpipOffload, Signal};
+use super::manager;
+use crate::agent::{self, Agent, Config, Counts, Ending, IpipOffload, Remote, Signal};
+use crate::control::server::Server;
+use crate::control::socket::Socket;
+use crate::control::{DEFAULT_SOCKET, SOCKET_VARIABLE};
 use crate::dataplane::antispoof::is_martian;
 use crate::datastore;
 use crate::fib::OuterTtl;
@@ -65,6 +69,17 @@ pub struct Args {
     /// which large packets vanish and no router says so. What is found is logged, and told to the pods as the MTU
     #[arg(long, env = "MARGAY_PROBE_PATH_MTU")]
     probe_path_mtu: bool,
+    /// Where the daemon answers margay status, get, explain, drops and reload; "none" for nowhere. Who may connect may
+    /// read everything and have the resources read again, nothing else; the daemon's user and root may take over
+    #[arg(long, env = SOCKET_VARIABLE, value_name = "PATH", default_value = DEFAULT_SOCKET)]
+    control_socket: PathBuf,
+    /// Group whose members may connect, by name or number [default: the daemon's own]
+    #[arg(long, env = "MARGAY_CONTROL_GROUP", value_name = "GROUP")]
+    control_group: Option<String>,
+    /// Take over from the daemon that runs here, which answers at the control socket: what it has open goes over, no packet is
+    /// lost, and it ends. If that fails it goes on, and this one ends with an error
+    #[arg(long)]
+    takeover: bool,
     /// What to log: error, warn, info, debug, trace, or a filter of tracing's EnvFilter
     #[arg(long, env = "MARGAY_LOG", value_name = "LEVEL", default_value = "info")]
     log: String,
@@ -118,15 +133,21 @@ fn daemon(args: Args) -> Result<(), Box<dyn std::error::Error>> {
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .init();
+    // As long as it may be given to any group, and before the first thread.
+    let has_socket = args.control_socket.as_os_str() != "none";
+    let socket = (has_socket && !args.takeover)
+        .then(|| Socket::listen(&args.control_socket, args.control_group.as_deref()))
+        .transpose()?;
     // Before the first thread: each begins with what its parent has.
     privileges::keep_needed(args.ipip_offload == IpipOffload::Bpf)?;
     let workers =
         args.workers.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
     // Before anything is made: a signal that comes while starting ends the daemon cleanly too.
-    let signals = signals()?;
+    let (remote, requests) = agent::remote();
+    let signals = signals(remote.clone())?;
     limits::raise_open_files();
     let watcher = datastore::watch(&args.resources)?;
-    let agent = Agent::start(Config {
+    let config = Config {
         node: args.node,
         resources: args.resources,
         workers,
@@ -137,10 +158,33 @@ fn daemon(args: Args) -> Result<(), Box<dyn std::error::Error>> {
         ipip_offload: args.ipip_offload,
         felix: FelixConfiguration::of_environment(|name| std::env::var(name).ok())?,
         probe_path_mtu: args.probe_path_mtu,
-    })?;
+    };
+    let mut agent = match args.takeover {
+        true => Agent::take_over(config, &args.control_socket)?,
+        false => Agent::start(config)?,
+    };
+    let socket = match agent.inherited_control() {
+        Some(listener) => Some(Socket::inherit(listener, &args.control_socket)?),
+        None => socket,
+    };
+    if let Some(socket) = &socket {
+        agent.note_control(socket.descriptor()?);
+    }
+    let watchdog = manager::watchdog().or(agent.inherited_watchdog());
+    if let Some(limit) = watchdog {
+        agent.note_watchdog(limit);
+        manager::live(remote.clone(), limit)?;
+    }
+    let server = socket.map(|socket| Server::start(socket, remote)).transpose()?;
+    manager::ready(&agent, args.takeover);
     say(&format!("{}margay: ready\n", agent.screen()));
-    let counts = agent.run(&watcher, &signals)?;
-    say(&summary(&counts));
+    match agent.run(&watcher, &signals, &requests)? {
+        Ending::Stopped(counts) => say(&summary(&counts)),
+        Ending::HandedOver(counts) => {
+            server.into_iter().for_each(Server::leave);
+            say(&summary(&counts));
+        }
+    }
     Ok(())
 }
 
@@ -150,13 +194,18 @@ fn say(text: &str) {
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
-fn signals() -> std::io::Result<Receiver<Signal>> {
+/// SIGHUP is for `remote`, the others are for who takes them.
+fn signals(remote: Remote) -> std::io::Result<Receiver<Signal>> {
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
     let (sender, receiver) = bounded(8);
     std::thread::Builder::new().name("margay-signals".into()).spawn(move || {
         for signal in signals.forever() {
-            let signal = if signal == SIGHUP { Signal::Reload } else { Signal::Stop };
-            if sender.send(signal).is_err() {
+            if signal == SIGHUP {
+                manager::reload(&remote);
+                continue;
+            }
+            manager::stopping();
+            if sender.send(Signal::Stop).is_err() {
                 return;
             }
         }

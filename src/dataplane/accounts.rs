@@ -199,14 +199,16 @@ impl Accounts {
 
     /// Of what a port did not send.
     pub(super) fn of_port(&self, fib: &Fib, id: PortId) -> &Account {
-        let party = match id {
-            PortId::Endpoint(id) => Party::Endpoint(id),
-            PortId::Host => Party::Host,
-            PortId::Ipip | PortId::Vxlan | PortId::Direct | PortId::Underlay | PortId::Errors => {
-                Party::Underlay
-            }
-        };
-        self.of(fib, party)
+        self.of(fib, party_of(id))
+    }
+}
+
+/// With whom is counted what a port did not send.
+pub(super) fn party_of(id: PortId) -> Party {
+    match id {
+        PortId::Endpoint(id) => Party::Endpoint(id),
+        PortId::Host => Party::Host,
+        PortId::Ipip | PortId::Vxlan | PortId::Direct | PortId::Underlay | PortId::Errors => Party::Underlay,
     }
 }
 

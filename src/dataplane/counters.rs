@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crossbeam::utils::CachePadded;
 
 use super::accounts::{Exceptions, Ledger, Party};
+use super::specimens::{Specimen, Specimens};
 use crate::verdict::{Anomaly, DropReason, PuntReason, Sent};
 
 /// What a worker counted since its last turn: plain numbers, no sharing.
@@ -75,13 +76,14 @@ pub struct Counters {
     cells: CachePadded<[AtomicU64; CELLS]>,
     /// Its lock is taken when an account is opened or closed, and by who reads.
     ledger: Mutex<Ledger>,
+    specimens: Mutex<Specimens>,
 }
 
 impl Counters {
     /// All zero.
     pub fn new() -> Arc<Self> {
         let cells = CachePadded::new([const { AtomicU64::new(0) }; CELLS]);
-        Arc::new(Counters { cells, ledger: Mutex::default() })
+        Arc::new(Counters { cells, ledger: Mutex::default(), specimens: Mutex::default() })
     }
 
     /// Adds `tally` and clears it. Only the worker that owns the counters calls this, so a load and a
@@ -105,6 +107,18 @@ impl Counters {
     /// What of the totals was dropped and punted, by whom it is counted with.
     pub fn by_party(&self) -> BTreeMap<Party, Exceptions> {
         self.ledger().iter().map(|(party, account)| (*party, account.read())).collect()
+    }
+
+    /// The last frames of each drop reason; the worker keeps none while this is held.
+    pub fn specimens(&self) -> MutexGuard<'_, Specimens> {
+        self.specimens.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps a frame that was dropped, unless somebody reads: a worker does not wait.
+    pub(super) fn keep(&self, reason: DropReason, specimen: Specimen) {
+        if let Ok(mut specimens) = self.specimens.try_lock() {
+            specimens.keep(reason, specimen);
+        }
     }
 
     pub(super) fn ledger(&self) -> MutexGuard<'_, Ledger> {

@@ -4,7 +4,7 @@
 //! [`Engine::from_host`]), one way through (`forward`). Each line is a guard; `?` is a
 //! drop with its reason.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::antispoof::{self, GATEWAY_ADDRESS};
 use super::neighbor::{Neighbors, Resolution};
@@ -131,7 +131,7 @@ impl Engine {
 
         frame.strip(ethernet::HEADER_LEN);
         frame.truncate(usize::from(packet.len));
-        self.forward(tables, pool, frame, packet, tables.fib.lookup(packet.dst))
+        self.forward(tables, pool, frame, packet, Way::to(tables.fib, packet.dst))
     }
 
     /// A packet that this node's kernel sent to the host interface.
@@ -186,12 +186,11 @@ impl Engine {
         if let Some(anomaly) = anomaly {
             self.note(anomaly, peer);
         }
-        let action = tables.fib.lookup(inner.dst);
-        let mtu = mtu(tables.fib, action);
-        if inner.len > mtu {
-            frame.offload.segments = decap::recognise_segments(pool.bytes(frame), mtu);
+        let way = Way::to(tables.fib, inner.dst);
+        if inner.len > way.mtu {
+            frame.offload.segments = decap::recognise_segments(pool.bytes(frame), way.mtu);
         }
-        self.arrive(tables, pool, frame, inner, action)
+        self.arrive(tables, pool, frame, inner, way)
     }
 
     /// A packet without encapsulation that reached the underlay interface.
@@ -213,7 +212,7 @@ impl Engine {
 
         frame.strip(ethernet::HEADER_LEN);
         frame.truncate(usize::from(packet.len));
-        self.arrive(tables, pool, frame, packet, tables.fib.lookup(packet.dst))
+        self.arrive(tables, pool, frame, packet, Way::to(tables.fib, packet.dst))
     }
 
     /// A packet that the slow path made: routed, not forwarded, so its TTL stays.
@@ -260,9 +259,9 @@ impl Engine {
         pool: &mut Pool,
         frame: &mut Frame,
         packet: Packet,
-        action: Action,
+        way: Way,
     ) -> Result<Verdict, DropReason> {
-        match action {
+        match way.action {
             // RFC 2003 3.1: also where the way ends.
             Action::Host if packet.ttl == 0 => Err(DropReason::TtlZero),
             // Asked for by margay itself, host interface or not.
@@ -284,7 +283,7 @@ impl Engine {
             Action::Tunnel(_) | Action::Direct(_) => Err(DropReason::TransitRefused),
             Action::NoRoute if !tables.fib.is_local(packet.dst) => Err(DropReason::TransitRefused),
             Action::Deliver(_) | Action::Host | Action::NoRoute => {
-                self.forward(tables, pool, frame, packet, action)
+                self.forward(tables, pool, frame, packet, way)
             }
         }
     }
@@ -300,7 +299,7 @@ impl Engine {
         pool: &mut Pool,
         frame: &mut Frame,
         mut packet: Packet,
-        action: Action,
+        Way { action, mtu }: Way,
     ) -> Result<Verdict, DropReason> {
         if let Some(reason) = undeliverable(tables.fib, &packet, action)? {
             return Ok(Verdict::Punt(reason));
@@ -308,7 +307,7 @@ impl Engine {
         if packet.ttl == 1 && action != Action::Host {
             return Ok(Verdict::Punt(PuntReason::TtlExpired));
         }
-        if exceeds(mtu(tables.fib, action), &packet, pool, frame) {
+        if exceeds(mtu, &packet, pool, frame) {
             return Ok(Verdict::Punt(PuntReason::TooBig));
         }
         if action != Action::Host {
@@ -352,6 +351,21 @@ impl Engine {
             Action::Blackhole => Err(DropReason::Blackhole),
             Action::NoRoute => Ok(Verdict::Punt(PuntReason::NoRoute)),
         }
+    }
+}
+
+/// Where a packet goes, and the IP MTU of that, bytes.
+#[derive(Debug, Clone, Copy)]
+struct Way {
+    action: Action,
+    mtu: u16,
+}
+
+impl Way {
+    #[inline(always)]
+    fn to(fib: &Fib, destination: Ipv4Addr) -> Way {
+        let action = fib.lookup(destination);
+        Way { action, mtu: mtu(fib, action) }
     }
 }
 

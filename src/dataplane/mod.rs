@@ -20,7 +20,9 @@ pub mod packet;
 pub mod paths;
 mod ports;
 mod ready;
+pub mod specimens;
 mod spin;
+pub mod tap;
 pub mod worker;
 
 pub use accounts::{Exceptions, Party};

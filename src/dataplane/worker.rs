@@ -19,11 +19,13 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use super::accounts::{self, Accounts};
 use super::decap::Kind;
 use super::engine::{Engine, Noted, Origin, Tables, Verdict};
-use super::neighbor::{Neighbor, Neighbors};
+use super::neighbor::{Neighbor, Neighbors, Resolution};
 use super::paths::{Change, Paths};
 use super::ports::{PortId, Ports, Refused};
 use super::ready::Ready;
+use super::specimens::{Credit, Specimen};
 use super::spin::Spin;
+use super::tap::{self, MAX_SNAP, Outcome, Record, Tap, Taps, Wanted};
 use super::{Counters, Tally};
 use crate::buf::{Frame, Pool};
 use crate::fib::{EndpointId, Fib, Reader};
@@ -31,6 +33,8 @@ use crate::io::{FRAMES, Port, Rx, TxReport};
 use crate::slowpath::probe::Prober;
 use crate::slowpath::{Made, Punted, SlowPath};
 use crate::verdict::{Anomaly, DropReason, PuntReason, Sent};
+use crate::wire::MacAddr;
+use crate::wire::ethernet::{self, EtherType};
 
 /// What the agent tells a worker.
 pub enum Command {
@@ -52,8 +56,30 @@ pub enum Command {
         /// Dropped when the port is closed.
         done: Sender<()>,
     },
+    /// Copy what this capture wants, until nobody reads it.
+    Tap(Tap),
+    /// Forward this frame as if the workload had sent it, and tell what became of it.
+    Inject(Injection),
+    /// Say that the worker turns.
+    Answer {
+        /// Dropped by the worker.
+        done: Sender<()>,
+    },
     /// Leave the loop, which may be entered again.
     Stop,
+}
+
+/// A frame that no workload sent.
+#[derive(Debug)]
+pub struct Injection {
+    /// The workload.
+    pub endpoint: EndpointId,
+    /// The IPv4 packet.
+    pub packet: Vec<u8>,
+    /// Carry out what the engine decides; otherwise nothing is sent, answered or counted.
+    pub send: bool,
+    /// Gets the records: the frame as it went in, as it left, and what the slow path made.
+    pub tell: Sender<Vec<Record>>,
 }
 
 /// What a worker tells the agent.
@@ -119,6 +145,8 @@ pub struct Worker {
     made: Vec<Made>,
     tally: Tally,
     accounts: Accounts,
+    taps: Taps,
+    credit: Credit,
     now: Instant,
     last_complaint: Option<Instant>,
     last_note: Option<Instant>,
@@ -167,6 +195,8 @@ impl Worker {
             made: Vec::with_capacity(FRAMES),
             tally: Tally::default(),
             accounts,
+            taps: Taps::new(setup.index),
+            credit: Credit::new(Instant::now()),
             now: Instant::now(),
             last_complaint: None,
             last_note: None,
@@ -240,6 +270,9 @@ impl Worker {
                 self.originate();
             }
             self.flush();
+        }
+        if self.taps.is_on() {
+            self.taps.settle();
         }
         for change in self.slowpath.changes() {
             let _ = self.events.try_send(Event::PathChanged(change));
@@ -317,6 +350,9 @@ impl Worker {
                     self.detach(id);
                     drop(done);
                 }
+                Command::Tap(tap) => self.taps.add(tap),
+                Command::Inject(injection) => self.inject(injection),
+                Command::Answer { done } => drop(done),
                 Command::Stop => return Flow::Stop,
             }
         }
@@ -387,37 +423,145 @@ impl Worker {
         let fib = Arc::clone(self.fib.current());
         let mut batch = std::mem::take(&mut self.batch);
         self.tally.input += batch.len() as u64;
+        if self.taps.is_on() {
+            self.forward_observed(&fib, id, &mut batch);
+        }
         for mut frame in batch.drain(..) {
-            let tables = Tables { fib: &fib, neighbors: &self.neighbors };
-            let (pool, engine) = (&mut self.pool, &mut self.engine);
-            let verdict = match id {
-                PortId::Endpoint(endpoint) => engine.from_workload(tables, endpoint, pool, &mut frame),
-                PortId::Ipip => engine.from_tunnel(tables, Kind::Ipip, pool, &mut frame),
-                PortId::Vxlan => engine.from_tunnel(tables, Kind::Vxlan, pool, &mut frame),
-                PortId::Underlay | PortId::Direct => engine.from_underlay(tables, pool, &mut frame),
-                PortId::Host => engine.from_host(tables, pool, &mut frame),
-                PortId::Errors => Ok(Verdict::Punt(PuntReason::TunnelError)),
-            };
-            match verdict {
+            match self.decide(&fib, id, &mut frame) {
                 Ok(Verdict::Punt(reason)) => {
                     let origin = accounts::origin(&fib, id, &self.pool, &frame);
-                    self.punt(&fib, Punted { reason, origin, is_made: false, frame });
+                    self.punt(&fib, Some(id), Punted { reason, origin, is_made: false, frame });
                 }
                 Ok(verdict) => self.queue(verdict, frame),
                 Err(reason) => {
                     let origin = accounts::origin(&fib, id, &self.pool, &frame);
-                    self.drop_frame(&fib, origin, reason, frame);
+                    self.drop_frame(&fib, (Some(id), origin), reason, frame);
                 }
             }
         }
         self.batch = batch;
     }
 
-    fn punt(&mut self, fib: &Fib, punted: Punted) {
-        self.tally.punted[punted.reason.index()] += 1;
-        self.accounts.of(fib, punted.origin.into()).punted(punted.reason);
+    /// What the engine says of a frame that came in by a port.
+    #[inline(always)]
+    fn decide(&mut self, fib: &Fib, id: PortId, frame: &mut Frame) -> Result<Verdict, DropReason> {
         let tables = Tables { fib, neighbors: &self.neighbors };
+        let (pool, engine) = (&mut self.pool, &mut self.engine);
+        match id {
+            PortId::Endpoint(endpoint) => engine.from_workload(tables, endpoint, pool, frame),
+            PortId::Ipip => engine.from_tunnel(tables, Kind::Ipip, pool, frame),
+            PortId::Vxlan => engine.from_tunnel(tables, Kind::Vxlan, pool, frame),
+            PortId::Underlay | PortId::Direct => engine.from_underlay(tables, pool, frame),
+            PortId::Host => engine.from_host(tables, pool, frame),
+            PortId::Errors => Ok(Verdict::Punt(PuntReason::TunnelError)),
+        }
+    }
+
+    /// The same while somebody captures.
+    #[cold]
+    #[inline(never)]
+    fn forward_observed(&mut self, fib: &Fib, id: PortId, batch: &mut Vec<Frame>) {
+        self.taps.begin();
+        for mut frame in batch.drain(..) {
+            let origin = accounts::origin(fib, id, &self.pool, &frame);
+            self.taps.received(fib, Some(id), origin.into(), &self.pool, &frame);
+            match self.decide(fib, id, &mut frame) {
+                Ok(Verdict::Punt(reason)) => {
+                    self.punt(fib, Some(id), Punted { reason, origin, is_made: false, frame });
+                }
+                Ok(verdict) => {
+                    self.taps.forwarded(fib, verdict, Outcome::Sent, (&self.pool, &frame));
+                    self.queue(verdict, frame);
+                }
+                Err(reason) => {
+                    self.taps.ended(Outcome::Dropped(reason));
+                    self.drop_frame(fib, (Some(id), origin), reason, frame);
+                }
+            }
+        }
+    }
+
+    /// A frame as if a workload had sent it. Its gateway's MAC and its own are right; where its own is not known, it
+    /// is one that nobody learns.
+    #[cold]
+    fn inject(&mut self, injection: Injection) {
+        const NOT_LEARNED: MacAddr = MacAddr([0x01, 0, 0, 0, 0, 0]);
+        let Injection { endpoint, packet, send, tell } = injection;
+        let Some(mut frame) = self.pool.take() else { return };
+        let source = match self.neighbors.resolve(endpoint) {
+            Resolution::Known(mac) => mac,
+            Resolution::Unknown | Resolution::Absent => NOT_LEARNED,
+        };
+        let room = self.pool.room(&frame);
+        let len = packet.len().min(room.len() - ethernet::HEADER_LEN);
+        room[ethernet::HEADER_LEN..][..len].copy_from_slice(&packet[..len]);
+        if let Some(header) = room.first_chunk_mut() {
+            ethernet::write(header, MacAddr::GATEWAY, source, EtherType::IPV4);
+        }
+        self.pool.filled(&mut frame, ethernet::HEADER_LEN + len);
+
+        let (catch, tap) = tap::tap(Wanted { snap: MAX_SNAP, ..Wanted::default() });
+        let id = PortId::Endpoint(endpoint);
+        match send {
+            true => {
+                self.taps.add(tap);
+                self.batch.push(frame);
+                self.forward(id);
+                self.originate();
+                self.flush();
+            }
+            false => {
+                let others = self.taps.replace(vec![tap]);
+                self.consider(id, frame);
+                self.taps.replace(others);
+            }
+        }
+        self.taps.settle();
+        let mut records = Vec::new();
+        catch.take(usize::MAX, |record, _| records.push(record.clone()));
+        drop(catch);
+        self.taps.settle();
+        let _ = tell.send(records);
+    }
+
+    /// What would become of a frame; nothing does.
+    fn consider(&mut self, id: PortId, mut frame: Frame) {
+        let fib = Arc::clone(self.fib.current());
+        self.taps.begin();
+        let origin = accounts::origin(&fib, id, &self.pool, &frame);
+        self.taps.received(&fib, Some(id), origin.into(), &self.pool, &frame);
+        match self.decide(&fib, id, &mut frame) {
+            Ok(Verdict::Punt(reason)) => self.taps.ended(Outcome::Punted(reason, None)),
+            Ok(verdict) => self.taps.forwarded(&fib, verdict, Outcome::Kept, (&self.pool, &frame)),
+            Err(reason) => self.taps.ended(Outcome::Dropped(reason)),
+        }
+        self.pool.put(frame);
+    }
+
+    fn punt(&mut self, fib: &Fib, id: Option<PortId>, punted: Punted) {
+        let (reason, origin) = (punted.reason, punted.origin);
+        self.tally.punted[reason.index()] += 1;
+        self.accounts.of(fib, origin.into()).punted(reason);
+        let tables = Tables { fib, neighbors: &self.neighbors };
+        let specimen = Specimen::new(origin.into(), id, self.pool.bytes(&punted.frame));
+        let before = self.made.len();
         self.slowpath.punt(tables, self.now, &mut self.pool, punted, &mut self.made);
+        let nothing = self.made[before..].iter().find_map(|made| match made {
+            Made::Nothing(_, reason) => Some(*reason),
+            _ => None,
+        });
+        if let Some(reason) = nothing.filter(|reason| self.credit.allows(*reason, self.now)) {
+            self.keep(reason, specimen);
+        }
+        if self.taps.is_on() {
+            self.taps.ended(Outcome::Punted(reason, nothing));
+        }
+    }
+
+    #[cold]
+    fn keep(&mut self, reason: DropReason, specimen: Specimen) {
+        self.credit.take(reason, self.now);
+        self.counters.keep(reason, specimen);
     }
 
     /// Sends what the slow path made; each piece is an input of its own.
@@ -431,22 +575,31 @@ impl Worker {
             self.tally.input += 1;
             match made {
                 Made::Nothing(origin, reason) => self.count_drop(&fib, origin, reason),
-                Made::Question(id, frame) => self.queue(Verdict::Workload(id), frame),
+                Made::Lost(origin, reason, packet) => self.lose(&fib, origin, reason, &packet),
+                Made::Question(id, frame) => {
+                    if self.taps.is_on() {
+                        self.taps.begin();
+                        self.taps.asked();
+                    }
+                    self.carry_out(&fib, Verdict::Workload(id), frame);
+                }
                 Made::Probe(tunnel, mut frame) => {
+                    self.observe(&fib, Origin::Underlay, &frame);
                     let tables = Tables { fib: &fib, neighbors: &self.neighbors };
                     match self.engine.probe(tables, tunnel, &mut self.pool, &mut frame) {
-                        Ok(verdict) => self.queue(verdict, frame),
-                        Err(reason) => self.drop_frame(&fib, Origin::Underlay, reason, frame),
+                        Ok(verdict) => self.carry_out(&fib, verdict, frame),
+                        Err(reason) => self.give_up(&fib, Origin::Underlay, reason, frame),
                     }
                 }
                 Made::Packet(origin, mut frame) => {
+                    self.observe(&fib, origin, &frame);
                     let tables = Tables { fib: &fib, neighbors: &self.neighbors };
                     match self.engine.originate(tables, &mut self.pool, &mut frame) {
                         Ok(Verdict::Punt(reason)) => {
-                            self.punt(&fib, Punted { reason, origin, is_made: true, frame });
+                            self.punt(&fib, None, Punted { reason, origin, is_made: true, frame });
                         }
-                        Ok(verdict) => self.queue(verdict, frame),
-                        Err(reason) => self.drop_frame(&fib, origin, reason, frame),
+                        Ok(verdict) => self.carry_out(&fib, verdict, frame),
+                        Err(reason) => self.give_up(&fib, origin, reason, frame),
                     }
                 }
             }
@@ -454,6 +607,42 @@ impl Worker {
         // What a packet of the slow path's own led to, like a question: kept for the next time.
         made.append(&mut self.made);
         self.made = made;
+    }
+
+    /// A packet of the slow path's own, for captures.
+    fn observe(&mut self, fib: &Fib, origin: Origin, frame: &Frame) {
+        if self.taps.is_on() {
+            self.taps.begin();
+            self.taps.received(fib, None, origin.into(), &self.pool, frame);
+        }
+    }
+
+    /// The same where it goes on.
+    fn carry_out(&mut self, fib: &Fib, verdict: Verdict, frame: Frame) {
+        if self.taps.is_on() {
+            self.taps.forwarded(fib, verdict, Outcome::Sent, (&self.pool, &frame));
+        }
+        self.queue(verdict, frame);
+    }
+
+    /// The same where it does not.
+    fn give_up(&mut self, fib: &Fib, origin: Origin, reason: DropReason, frame: Frame) {
+        if self.taps.is_on() {
+            self.taps.ended(Outcome::Dropped(reason));
+        }
+        self.drop_frame(fib, (None, origin), reason, frame);
+    }
+
+    /// A packet waited in the slow path, and goes nowhere.
+    fn lose(&mut self, fib: &Fib, origin: Origin, reason: DropReason, packet: &[u8]) {
+        self.count_drop(fib, origin, reason);
+        if self.credit.allows(reason, self.now) {
+            self.keep(reason, Specimen::new(origin.into(), None, packet));
+        }
+        if self.taps.is_on() {
+            self.taps.begin();
+            self.taps.lost(fib, origin.into(), packet, reason);
+        }
     }
 
     #[inline(always)]
@@ -487,8 +676,17 @@ impl Worker {
 
     /// Of a frame that did not come as far as a port to send it.
     #[inline]
-    fn drop_frame(&mut self, fib: &Fib, origin: Origin, reason: DropReason, frame: Frame) {
+    fn drop_frame(
+        &mut self,
+        fib: &Fib,
+        (id, origin): (Option<PortId>, Origin),
+        reason: DropReason,
+        frame: Frame,
+    ) {
         self.count_drop(fib, origin, reason);
+        if self.credit.allows(reason, self.now) {
+            self.keep(reason, Specimen::new(origin.into(), id, self.pool.bytes(&frame)));
+        }
         self.pool.put(frame);
     }
 
@@ -503,12 +701,19 @@ impl Worker {
     fn drop_unsent(&mut self, id: PortId, reason: DropReason, frame: Frame) {
         self.tally.dropped[reason.index()] += 1;
         self.accounts.of_port(self.fib.current(), id).dropped(reason, 1);
+        if self.credit.allows(reason, self.now) {
+            let party = accounts::party_of(id);
+            self.keep(reason, Specimen::new(party, Some(id), self.pool.bytes(&frame)));
+        }
+        if self.taps.is_on() {
+            self.taps.unsent(reason);
+        }
         self.pool.put(frame);
     }
 
     #[inline]
     fn flush(&mut self) {
-        let Worker { ports, pool, fib, tally, accounts, last_complaint, now, events, .. } = self;
+        let Worker { ports, pool, fib, tally, accounts, taps, last_complaint, now, events, .. } = self;
         ports.flush(pool, |id, sent, replies, report: TxReport| {
             tally.sent[sent.index()] += report.sent - replies;
             tally.sent[Sent::ArpReply.index()] += replies;
@@ -518,6 +723,9 @@ impl Worker {
                 if count > 0 {
                     tally.dropped[reason.index()] += count;
                     accounts.of_port(fib.current(), id).dropped(reason, count);
+                    if taps.is_on() {
+                        taps.refused(id, reason, count);
+                    }
                 }
             }
             let Some(error) = report.error else { return };

@@ -29,10 +29,11 @@ impl<T> Publication<T> {
     /// A worker's side.
     pub fn reader(self: &Arc<Self>) -> Reader<T> {
         let version = self.version.load(Ordering::Acquire);
-        Reader { publication: Arc::clone(self), version, current: self.load() }
+        Reader { publication: Arc::clone(self), version, current: self.current() }
     }
 
-    fn load(&self) -> Arc<T> {
+    /// What was published last.
+    pub fn current(&self) -> Arc<T> {
         Arc::clone(&self.current.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -54,7 +55,7 @@ impl<T> Reader<T> {
         if is_newer {
             // A publication between the two loads is seen again, and harmlessly, at the next turn.
             self.version = version;
-            self.current = self.publication.load();
+            self.current = self.publication.current();
         }
         is_newer
     }

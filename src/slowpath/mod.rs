@@ -45,6 +45,8 @@ pub enum Made {
     Probe(TunnelId, Frame),
     /// Nothing of a frame of theirs, for this reason.
     Nothing(Origin, DropReason),
+    /// Nothing of this packet of theirs, which waited.
+    Lost(Origin, DropReason, Vec<u8>),
 }
 
 impl Made {

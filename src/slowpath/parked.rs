@@ -103,13 +103,13 @@ impl Parked {
                     made.push(Made::of(origin, filled(pool, &bytes, offload)));
                     continue;
                 };
-                made.push(Made::Nothing(origin, reason));
-                if reason != DropReason::NeighborUnresolved {
-                    continue;
-                }
                 // The packet has its reason; that no error is sent besides needs none.
-                let error =
-                    tell(origin, &bytes).and_then(|error| filled(pool, error.bytes(), Offload::default()));
+                let error = match reason {
+                    DropReason::NeighborUnresolved => tell(origin, &bytes).ok(),
+                    _ => None,
+                };
+                made.push(Made::Lost(origin, reason, bytes));
+                let error = error.and_then(|error| filled(pool, error.bytes(), Offload::default()).ok());
                 made.extend(error.map(|error| Made::Packet(origin, error)));
             }
             false

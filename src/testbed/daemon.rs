@@ -2,19 +2,21 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
-use std::process::{Child, ExitStatus, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::BedError;
+use super::{BedError, Workdir};
 use crate::sys::netns::Netns;
 
 /// How long a daemon may take to end after SIGTERM.
 const PARTING: Duration = Duration::from_secs(5);
+/// Name of the control socket in its place.
+const SOCKET: &str = "margay.sock";
 
 /// A running daemon; killed when dropped, and when the thread that started it ends.
 #[derive(Debug)]
@@ -22,6 +24,8 @@ pub struct Daemon {
     node: String,
     child: Child,
     said: Arc<Said>,
+    /// A place of its own for its control socket.
+    place: Arc<Workdir>,
 }
 
 /// What it printed so far.
@@ -69,11 +73,32 @@ impl Daemon {
         resources: &Path,
         arguments: &[&str],
     ) -> Result<Self, BedError> {
-        let mut child = netns
-            .command(binary)?
-            .args(["run", "--node", node, "--resources"])
+        let mut command = netns.command(binary)?;
+        command.args(["run", "--node", node, "--resources"]).arg(resources).args(arguments);
+        Self::spawn(command, node, Arc::new(Workdir::new()?))
+    }
+
+    /// Starts another that takes over from this one, with further `arguments`.
+    pub(super) fn succeed(
+        &self,
+        binary: &Path,
+        netns: &Netns,
+        resources: &Path,
+        arguments: &[&str],
+    ) -> Result<Self, BedError> {
+        let mut command = netns.command(binary)?;
+        command
+            .args(["run", "--takeover", "--node", &self.node, "--resources"])
             .arg(resources)
-            .args(arguments)
+            .args(arguments);
+        Self::spawn(command, &self.node, Arc::clone(&self.place))
+    }
+
+    fn spawn(mut command: Command, node: &str, place: Arc<Workdir>) -> Result<Self, BedError> {
+        let binary = Path::new(command.get_program()).to_owned();
+        let mut child = command
+            .arg("--control-socket")
+            .arg(place.path().join(SOCKET))
             // Ctrl-C at a terminal is for us; we tell the daemon in our own time.
             .process_group(0)
             .stdin(Stdio::null())
@@ -90,7 +115,7 @@ impl Daemon {
             let said = Arc::clone(&said);
             std::thread::spawn(move || pipe.map(|pipe| said.listen(pipe, stream)));
         }
-        Ok(Self { node: node.into(), child, said })
+        Ok(Self { node: node.into(), child, said, place })
     }
 
     /// Waits for a line on its standard output with the word `ready`.
@@ -122,9 +147,19 @@ impl Daemon {
         self.said.lock().all.clone()
     }
 
+    /// Its control socket.
+    pub fn control_socket(&self) -> PathBuf {
+        self.place.path().join(SOCKET)
+    }
+
     /// Its process.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Whether its process has ended.
+    pub fn has_ended(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
     }
 
     /// Sends it a signal.

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
@@ -125,6 +125,11 @@ impl Node {
     /// Its daemon, once started.
     pub fn daemon(&mut self) -> Option<&mut Daemon> {
         self.daemon.as_mut()
+    }
+
+    /// Where its daemon is asked, once started.
+    pub fn control_socket(&self) -> Option<PathBuf> {
+        self.daemon.as_ref().map(Daemon::control_socket)
     }
 
     /// Its underlay address.
@@ -285,6 +290,26 @@ impl Lab {
         let mut daemon = self.launch(node, binary, arguments)?;
         daemon.wait_ready(PATIENCE)?;
         Ok(self.nodes[node].daemon.replace(daemon))
+    }
+
+    /// Starts a daemon that takes over from the node's, which is handed back, and waits until it is ready.
+    ///
+    /// # Errors
+    /// As [`Self::start`]; the node has none; then it keeps the one that it has.
+    pub fn take_over(
+        &mut self,
+        node: usize,
+        binary: &Path,
+        arguments: &[&str],
+    ) -> Result<Option<Daemon>, BedError> {
+        let files = self.resources.path();
+        let node = &mut self.nodes[node];
+        let Some(before) = &node.daemon else {
+            return Err(BedError::Spec(format!("{} has no daemon", node.name)));
+        };
+        let mut daemon = before.succeed(binary, &node.netns, files, arguments)?;
+        daemon.wait_ready(PATIENCE)?;
+        Ok(node.daemon.replace(daemon))
     }
 
     /// A daemon for a node, beside the one that it may have.

@@ -273,6 +273,15 @@ impl Bed {
         self.commands.send(Command::Detach { id, done }).unwrap();
     }
 
+    /// Tells the worker something; the next exchange begins with that.
+    pub fn tell(&self, command: Command) {
+        self.commands.send(command).unwrap();
+    }
+
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
     /// With whom what was dropped and punted so far is counted.
     pub fn parties(&self) -> BTreeMap<Party, Exceptions> {
         self.counters.by_party()

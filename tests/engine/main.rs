@@ -7,6 +7,7 @@ mod accounts;
 mod arp;
 #[expect(unreachable_pub, reason = "the engine's fuzz target uses it as well")]
 mod bed;
+mod capture;
 mod errors;
 mod forwarding;
 mod malformed;

@@ -382,7 +382,9 @@ impl Model {
 
     /// A ping of an address that is this node's may be answered here.
     fn answer(&mut self, asked: &Ip, out: &mut Vec<Wanted>) {
-        if asked.protocol == ICMP {
+        let is_whole = asked.fragment & (MF | 0x1fff) == 0 && asked.options.is_empty();
+        let is_echo = asked.payload.len() >= 8 && asked.payload[0] == 8 && checksum(&asked.payload) == 0;
+        if asked.protocol == ICMP && is_whole && is_echo {
             let to = self.route(asked.src);
             self.out(to, Wanted::Answer { to, asked: asked.clone() }, out);
         }

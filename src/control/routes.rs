@@ -1,0 +1,143 @@
+//! What is asked for by which path.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Request, State};
+use axum::http::header::{CONNECTION, UPGRADE};
+use axum::http::{Method, StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Extension, Json, Router};
+use serde::Serialize;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use super::Failure;
+use crate::agent::takeover::{PROTOCOL, TARGET};
+use crate::agent::{Agent, AgentError, Refused, Remote};
+
+/// How long the agent may take for an answer. It does one thing after the other, and to read very many resources takes
+/// seconds.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// All paths.
+pub(super) fn router(remote: Remote) -> Router {
+    Router::new()
+        .route("/v1/version", get(version))
+        .route("/v1/status", get(|State(remote): State<Remote>| ask(remote, |agent| agent.status())))
+        .route("/v1/reload", post(reload))
+        .route(TARGET, post(takeover))
+        .fallback(unknown)
+        .method_not_allowed_fallback(not_allowed)
+        .with_state(remote)
+}
+
+async fn version() -> Response {
+    json(&Version { version: env!("CARGO_PKG_VERSION").into() })
+}
+
+/// Of the daemon.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, serde::Deserialize)]
+pub struct Version {
+    /// Of the package, as in `margay --version`.
+    pub version: String,
+}
+
+async fn reload(State(remote): State<Remote>) -> Response {
+    match answer(remote, Agent::reload).await {
+        Ok(Ok(reloaded)) => json(&reloaded),
+        // What is wrong is in the files, which the caller may correct; else it is the machine.
+        Ok(Err(error @ (AgentError::Load(_) | AgentError::Plan(_) | AgentError::Compile(_)))) => {
+            failure(StatusCode::UNPROCESSABLE_ENTITY, error.to_string())
+        }
+        Ok(Err(error)) => failure(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+        Err(failed) => failed,
+    }
+}
+
+/// The connection by which a request came.
+#[derive(Debug, Clone)]
+pub(super) struct Connection(pub(super) Option<Arc<OwnedFd>>);
+
+/// Leaves the connection to the agent, once it is upgraded.
+async fn takeover(
+    State(remote): State<Remote>,
+    Extension(Connection(connection)): Extension<Connection>,
+    mut request: Request,
+) -> Response {
+    if request.headers().get(UPGRADE).is_none_or(|wanted| wanted != PROTOCOL) {
+        return failure(
+            StatusCode::UPGRADE_REQUIRED,
+            format!("{TARGET} is for margay run --takeover (Upgrade: {PROTOCOL})"),
+        );
+    }
+    let Some(Ok(connection)) = connection.map(|connection| connection.try_clone()) else {
+        return failure(StatusCode::SERVICE_UNAVAILABLE, "too many open files".into());
+    };
+    let upgraded = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        // Nothing is sent before the answer has arrived, so nothing is lost with what was read ahead.
+        if upgraded.await.is_err() {
+            return;
+        }
+        let stream = UnixStream::from(connection);
+        if stream.set_nonblocking(false).is_ok() {
+            let _ = remote.ask(move |agent| agent.hand_over(stream), drop);
+        }
+    });
+    let headers = [(CONNECTION, "upgrade"), (UPGRADE, PROTOCOL)];
+    (StatusCode::SWITCHING_PROTOCOLS, headers).into_response()
+}
+
+async fn ask<T: Serialize + Send + 'static>(
+    remote: Remote,
+    question: impl FnOnce(&mut Agent) -> T + Send + 'static,
+) -> Response {
+    match answer(remote, question).await {
+        Ok(answer) => json(&answer),
+        Err(failed) => failed,
+    }
+}
+
+/// The agent's answer; what is said instead where there is none.
+async fn answer<T: Send + 'static>(
+    remote: Remote,
+    question: impl FnOnce(&mut Agent) -> T + Send + 'static,
+) -> Result<T, Response> {
+    let (sender, receiver) = oneshot::channel();
+    // Who asked may be gone when the answer is there.
+    let asked = remote.ask(question, |answer| drop(sender.send(answer)));
+    asked.map_err(refused)?;
+    match timeout(PATIENCE, receiver).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(_)) => Err(refused(Refused::Ending)),
+        Err(_) => Err(refused(Refused::Busy)),
+    }
+}
+
+fn refused(refused: Refused) -> Response {
+    failure(StatusCode::SERVICE_UNAVAILABLE, refused.to_string())
+}
+
+async fn unknown(uri: Uri) -> Response {
+    failure(
+        StatusCode::NOT_FOUND,
+        format!("there is no {}: see docs/control.md for what there is", uri.path()),
+    )
+}
+
+async fn not_allowed(method: Method, uri: Uri) -> Response {
+    failure(StatusCode::METHOD_NOT_ALLOWED, format!("{} does not take {method}", uri.path()))
+}
+
+/// A line of its own, so that a terminal shows it well.
+fn json(value: &impl Serialize) -> Response {
+    Json(value).into_response()
+}
+
+fn failure(status: StatusCode, error: String) -> Response {
+    (status, Json(Failure { error })).into_response()
+}

@@ -1,0 +1,120 @@
+//! The thread that answers: connections in, bounded in number, size and time.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use axum::{Extension, Router};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::UnixListener;
+use tokio::sync::{Semaphore, oneshot};
+use tokio_io_timeout::TimeoutStream;
+
+use super::routes::{self, Connection};
+use super::socket::{Name, Socket};
+use crate::agent::Remote;
+use crate::sys::privileges;
+
+/// Connections that are served at a time; further ones wait.
+const CONNECTIONS: usize = 32;
+/// How long a client may take for a request, how long a connection may rest between two, and how long a client may take
+/// none of an answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Bytes of a request's line and headers.
+const REQUEST: usize = 16 * 1024;
+/// Until a connection is tried again where the system gives none (EMFILE).
+const RECOVERY: Duration = Duration::from_millis(100);
+
+/// A server at work. Dropping it closes every connection and removes the socket.
+#[derive(Debug)]
+pub struct Server {
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+    name: Option<Name>,
+}
+
+impl Server {
+    /// Answers on `socket` with what `remote`'s agent says.
+    ///
+    /// # Errors
+    /// The system gives no thread or epoll instance.
+    pub fn start(socket: Socket, remote: Remote) -> io::Result<Self> {
+        let (listener, name) = socket.into_parts();
+        listener.set_nonblocking(true)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let listener = {
+            let _context = runtime.enter();
+            UnixListener::from_std(listener)?
+        };
+        let (stop, stopped) = oneshot::channel();
+        let router = routes::router(remote);
+        let thread = std::thread::Builder::new().name("margay-control".into()).spawn(move || {
+            // It reads what others send, and opens nothing.
+            if let Err(error) = privileges::keep_none() {
+                tracing::error!(%error, "the control socket is not served");
+                return;
+            }
+            runtime.spawn(accept(listener, router));
+            // Dropped, not sent; what is still in hand ends with the runtime.
+            let _ = runtime.block_on(stopped);
+        })?;
+        Ok(Server { stop: Some(stop), thread: Some(thread), name: Some(name) })
+    }
+
+    /// Leaves the socket where it is: another daemon answers there.
+    pub fn leave(mut self) {
+        self.name.take().map(Name::leave);
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            // A panic has been told by its message.
+            let _ = thread.join();
+        }
+    }
+}
+
+async fn accept(listener: UnixListener, router: Router) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    while let Ok(place) = Arc::clone(&places).acquire_owned().await {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                // For a daemon that takes over, which is then spoken to by another thread.
+                let copy = stream.as_fd().try_clone_to_owned().map(Arc::new).ok();
+                let router = router.clone().layer(Extension(Connection(copy)));
+                tokio::spawn(async move {
+                    converse(stream, router).await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::debug!(%error, "no connection could be taken");
+                tokio::time::sleep(RECOVERY).await;
+            }
+        }
+    }
+}
+
+/// Serves one connection to its end.
+async fn converse(stream: impl AsyncRead + AsyncWrite + Send + 'static, router: Router) {
+    let mut stream = Box::pin(TimeoutStream::new(stream));
+    stream.as_mut().set_write_timeout_pinned(Some(PATIENCE));
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(PATIENCE)
+        .max_buf_size(REQUEST)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+        .with_upgrades()
+        .await;
+    if let Err(error) = served {
+        tracing::debug!(%error, "a connection ended badly");
+    }
+}
