@@ -198,6 +198,7 @@ impl Agent {
         hear::<Ready>(stream)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         self.workers.rest();
+        self.underlay.drain();
         say(stream, &Left { path_mtus: self.path_mtus() })?;
         hear::<Running>(stream)?;
         Ok(hello.margay)

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
@@ -256,6 +256,20 @@ impl Underlay {
     /// IPIP is to leave by AF_XDP and does not, as its queue could not be had.
     pub(super) fn awaits_express(&self) -> bool {
         matches!(&self.express, Err(reason) if reason.starts_with(NO_QUEUE))
+    }
+
+    /// Has the kernel send what AF_XDP's rings hold still: of a full socket it takes the rest with the next batch, and none
+    /// will come.
+    pub(super) fn drain(&self) {
+        const TRIES: u32 = 50;
+        const PAUSE: Duration = Duration::from_millis(1);
+        for sender in self.express.iter().flatten().flatten() {
+            let mut sender = sender.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut tries = 0..TRIES;
+            while sender.send().is_err() && tries.next().is_some() {
+                std::thread::sleep(PAUSE);
+            }
+        }
     }
 
     /// Has everything opened anew the next time: what it was bound to is gone.
