@@ -366,8 +366,8 @@ fn another_daemon_takes_over_without_loss() {
             let old = lab.take_over(node, margay(), &["--workers", "2"]);
             let old = old.unwrap_or_else(|error| panic!("{error}")).unwrap();
             until_ended(old.pid());
-            let said = old.output();
-            assert!(said.contains("another daemon has taken over") && said.contains("frames in"), "{said}");
+            let told = ["another daemon has taken over", "frames in"];
+            until("its last words", || told.iter().all(|words| old.output().contains(words)));
             reaches(&lab.nodes[0].pods[1].netns, lab.nodes[1].pods[0].address, "after a takeover");
         });
         assert!(rounds >= 2, "{mode:?}: {rounds} are too few to tell");
@@ -378,7 +378,8 @@ fn another_daemon_takes_over_without_loss() {
             Command::new(margay()).arg("status").env("MARGAY_CONTROL_SOCKET", status).output().unwrap();
         assert!(status.status.success(), "{status:?}");
         let new = lab.add_pod(0).unwrap();
-        new.wait(Duration::from_secs(10)).unwrap();
+        let attached = format!("workload=default/{} ", new.name);
+        until("the new pod", || lab.nodes[0].daemon().unwrap().output().contains(&attached));
         reaches(&lab.nodes[1].pods[0].netns, lab.nodes[0].pods[2].address, "a pod that came later");
         nothing_lost(lab, arrivals, MODEST, &format!("{mode:?}, {rounds} takeovers"));
     }
@@ -601,15 +602,9 @@ fn the_unit_allows_what_the_daemon_needs_and_names_what_there_is() {
     for family in ["AF_INET", "AF_NETLINK", "AF_PACKET", "AF_UNIX", "AF_XDP"] {
         assert!(value("RestrictAddressFamilies").contains(&family.to_owned()), "{family}");
     }
-    let needed = [
-        "CAP_NET_ADMIN",
-        "CAP_NET_RAW",
-        "CAP_IPC_LOCK",
-        "CAP_SYS_ADMIN",
-        "CAP_SYS_PTRACE",
-        "CAP_DAC_READ_SEARCH",
-    ];
-    assert_eq!(value("CapabilityBoundingSet"), needed);
+    for capability in ["NET_ADMIN", "NET_RAW", "IPC_LOCK", "SYS_ADMIN", "SYS_PTRACE", "DAC_READ_SEARCH"] {
+        assert!(value("CapabilityBoundingSet").contains(&format!("CAP_{capability}")), "{capability}");
+    }
     let help = Command::new(margay()).args(["run", "--help"]).output().unwrap();
     let help = String::from_utf8(help.stdout).unwrap();
     assert!(unit.contains("margay run --takeover") && help.contains("--takeover"));

@@ -339,6 +339,7 @@ fn compile(remote: &[(Ipv4Addr, u8, usize, Encap)]) -> Fib {
     let peer = |index| Peer {
         name: format!("node-{index}"),
         address: IpAddr::V4(peer_address(index)),
+        subnet: IpAddr::V4(peer_address(index)).into(),
         ipip_tunnel_addr: None,
         vxlan_tunnel_addr: None,
         vtep_mac: flows::peer_vtep(index),

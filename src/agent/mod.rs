@@ -14,6 +14,7 @@ mod mtu;
 mod next_hops;
 mod notices;
 mod remote;
+mod rootless;
 mod screen;
 mod sole;
 pub mod takeover;
@@ -49,6 +50,7 @@ use mark::{Mark, Owner};
 use mtu::{Paths, PodMtu};
 use next_hops::Follower;
 use notices::Notices;
+use rootless::Rootless;
 use sole::Sole;
 use takeover::TakeoverError;
 use underlay::{Needs, Underlay, own_prefixes};
@@ -83,6 +85,8 @@ pub struct Config {
     pub felix: FelixConfiguration,
     /// Ask each peer what its path takes.
     pub probe_path_mtu: bool,
+    /// What the daemon's own threads never do is forbidden to them; or why it is not.
+    pub floor: Result<(), String>,
 }
 
 /// How frames leave by IPIP, and who cuts their super-frames.
@@ -117,6 +121,9 @@ pub enum AgentError {
     /// Kernel routes and rules.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
+    /// What the resources ask for is forbidden here.
+    #[error("{0}")]
+    Forbidden(String),
     /// Another daemon, or no Unix sockets at all.
     #[error("{}", not_alone(.0))]
     NotAlone(#[source] io::Error),
@@ -189,6 +196,7 @@ struct Site<'a> {
     workers: &'a Workers,
     endpoints: &'a BTreeMap<String, Attached>,
     legacy: &'a Legacy,
+    rootless: Option<&'a Rootless>,
     owner: Owner,
 }
 
@@ -201,7 +209,10 @@ pub struct Agent {
     workers: Workers,
     underlay: Underlay,
     host: Option<HostInterface>,
-    guard: Guard,
+    /// `None` where there may be no rule.
+    guard: Option<Guard>,
+    /// There is VXLAN only.
+    rootless: Option<Rootless>,
     endpoints: BTreeMap<String, Attached>,
     failed: BTreeMap<String, String>,
     /// Sides that must be opened again, with what was last said about it.
@@ -249,9 +260,13 @@ impl Agent {
     }
 
     /// Everything but what only one daemon can do at a time: to receive.
-    fn prepare(config: Config, legacy: Legacy) -> Result<Self, AgentError> {
+    fn prepare(mut config: Config, legacy: Legacy) -> Result<Self, AgentError> {
         let mut told = BTreeSet::new();
-        let plan = load(&config, &mut told)?;
+        let rootless = Rootless::find();
+        let plan = load(&config, rootless.as_ref(), &mut told)?;
+        if rootless.is_some() {
+            config.host_interface = None;
+        }
         let needs = needs(&plan)?;
         let paths = Paths::ask(&plan, needs.interface.index)?;
         let mtu = PodMtu::of(&plan, &paths);
@@ -270,11 +285,21 @@ impl Agent {
         let owner = Owner::here().map_err(AgentError::Namespace)?;
         let workers = Workers::new(config.workers, (config.spin, config.probe_path_mtu), &publication)
             .map_err(AgentError::Workers)?;
-        let guard = Guard::new(&needs.interface.name)?;
+        let guard = match rootless {
+            Some(_) => None,
+            None => Some(Guard::new(&needs.interface.name)?),
+        };
         // Before anything is asked for: what changes afterwards is told.
         let changes = next_hops::listen()?;
         let endpoints = BTreeMap::new();
-        let site = Site { config: &config, workers: &workers, endpoints: &endpoints, legacy: &legacy, owner };
+        let site = Site {
+            config: &config,
+            workers: &workers,
+            endpoints: &endpoints,
+            legacy: &legacy,
+            rootless: rootless.as_ref(),
+            owner,
+        };
         let underlay = Underlay::open(needs, site, &legacy.descriptors, None)?;
         let host = config
             .host_interface
@@ -290,6 +315,7 @@ impl Agent {
             underlay,
             host,
             guard,
+            rootless,
             endpoints,
             failed: BTreeMap::new(),
             lost: BTreeMap::new(),
@@ -320,7 +346,7 @@ impl Agent {
     /// left beside it goes.
     fn settle_in(&mut self) {
         self.legacy = Legacy::default();
-        self.guard.persist();
+        self.guard.iter_mut().for_each(Guard::persist);
         self.host.iter().for_each(HostInterface::persist);
         match leftovers::remove(self.owner, |found| self.wants(found)) {
             Ok(removed) => {
@@ -355,6 +381,7 @@ impl Agent {
             workers: &self.workers,
             endpoints: &self.endpoints,
             legacy: &self.legacy,
+            rootless: self.rootless.as_ref(),
             owner: self.owner,
         }
     }
@@ -372,11 +399,6 @@ impl Agent {
     /// One screen: what was found, what is used, and why.
     pub fn screen(&self) -> String {
         screen::render(self)
-    }
-
-    /// The node at a glance.
-    pub fn status(&self) -> view::Status {
-        view::Status::of(self)
     }
 
     /// Follows changes of the resources until told to stop, or until another daemon has taken over, and answers requests; says at the
@@ -501,7 +523,8 @@ impl Agent {
     /// # Errors
     /// They are wrong, or the machine does not do what they ask for: the last good state stays.
     pub fn reload(&mut self) -> Result<Reloaded, AgentError> {
-        let reloaded = load(&self.config, &mut self.told).and_then(|plan| self.apply(plan));
+        let loaded = load(&self.config, self.rootless.as_ref(), &mut self.told);
+        let reloaded = loaded.and_then(|plan| self.apply(plan));
         match &reloaded {
             Ok(Reloaded { changed: false, .. }) => tracing::info!("resources read: nothing to change"),
             Ok(Reloaded { routes, endpoints, .. }) => {
@@ -548,11 +571,10 @@ impl Agent {
         Fib::compile(&self.plan, &self.environment(&paths, mtu.bytes))?;
 
         if needs != *self.underlay.needs() {
-            if needs.interface.name != self.guard.interface() {
-                self.guard = Guard::new(&needs.interface.name)?;
+            if self.guard.as_ref().is_some_and(|guard| needs.interface.name != guard.interface()) {
+                self.guard = Some(Guard::new(&needs.interface.name)?);
             }
-            let (before, site) = (&self.underlay, self.site());
-            self.underlay = Underlay::open(needs.clone(), site, before.descriptors(), Some(before))?;
+            self.underlay = self.opened(needs.clone())?;
             self.lost.remove(&Side::Underlay);
         }
         match self.host.as_mut().map(|host| host.follow(&self.plan, mtu.bytes)) {
@@ -563,7 +585,9 @@ impl Agent {
             other => other.unwrap_or(Ok(()))?,
         }
         let own = own_prefixes(&self.plan);
-        self.guard.follow(&own)?;
+        if let Some(guard) = &mut self.guard {
+            guard.follow(&own)?;
+        }
         self.underlay.follow(own, &next_hops::peers(&self.plan))?;
 
         self.take_paths(paths, mtu);
@@ -824,9 +848,14 @@ impl Agent {
         if needs != *self.underlay.needs() {
             return self.reconcile();
         }
-        let (before, site) = (&self.underlay, self.site());
-        self.underlay = Underlay::open(needs, site, before.descriptors(), Some(before))?;
+        self.underlay = self.opened(needs)?;
         Ok(self.underlay.follow(own_prefixes(&self.plan), &next_hops::peers(&self.plan))?)
+    }
+
+    /// The underlay anew.
+    fn opened(&self, needs: Needs) -> Result<Underlay, AgentError> {
+        let before = &self.underlay;
+        Ok(Underlay::open(needs, self.site(), before.descriptors(), Some(before))?)
     }
 }
 
@@ -852,7 +881,11 @@ fn not_alone(error: &io::Error) -> String {
     }
 }
 
-fn load(config: &Config, told: &mut BTreeSet<String>) -> Result<NodePlan, AgentError> {
+fn load(
+    config: &Config,
+    rootless: Option<&Rootless>,
+    told: &mut BTreeSet<String>,
+) -> Result<NodePlan, AgentError> {
     let mut resources = datastore::load(&config.resources)?;
     resources.felix.push(config.felix.clone());
     for notice in resources.notices.iter().map(ToString::to_string) {
@@ -861,6 +894,7 @@ fn load(config: &Config, told: &mut BTreeSet<String>) -> Result<NodePlan, AgentE
         }
     }
     let plan = rib::plan(&resources, &config.node)?;
+    rootless.map_or(Ok(()), |rootless| rootless.check(&plan)).map_err(AgentError::Forbidden)?;
     for warning in &plan.warnings {
         if told.insert(warning.clone()) {
             tracing::warn!("{warning}");

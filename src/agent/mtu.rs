@@ -167,22 +167,25 @@ fn smallest(plan: &NodePlan, paths: &Paths) -> PodMtu {
 
     let by_peer = used.into_iter().map(|(peer, encap)| (Some(peer), encap));
     let candidates = by_peer.chain(unused.into_iter().map(|encap| (narrowest, encap)));
-    let mtus = candidates.map(|(peer, encap)| {
-        let (path, peer) = match peer.and_then(|peer| Some((paths.peers.get(peer)?, &plan.peers[peer]))) {
-            Some((path, peer)) => (path, Some((peer.name.clone(), peer.address))),
-            None => (&paths.interface, None),
-        };
-        let bytes = inner_mtu(&plan.settings, encap, path.mtu);
-        let why = match bytes + overhead(encap) < path.mtu {
-            true => Why::Lowered(encap),
-            false => Why::Way { path: path.clone(), peer, encap },
-        };
-        PodMtu { bytes, why }
-    });
+    let mtus = candidates.map(|(peer, encap)| by_way(plan, paths, peer, encap));
     mtus.min_by_key(|mtu| mtu.bytes).unwrap_or_else(|| {
         let path = paths.interface.clone();
         PodMtu { bytes: path.mtu, why: Why::Way { path, peer: None, encap: Encap::Direct } }
     })
+}
+
+/// What fits on the way to the peer of this index by `encap`, or as far as the interface with the node's address.
+pub(super) fn by_way(plan: &NodePlan, paths: &Paths, peer: Option<usize>, encap: Encap) -> PodMtu {
+    let (path, peer) = match peer.and_then(|peer| Some((paths.peers.get(peer)?, plan.peers.get(peer)?))) {
+        Some((path, peer)) => (path, Some((peer.name.clone(), peer.address))),
+        None => (&paths.interface, None),
+    };
+    let bytes = inner_mtu(&plan.settings, encap, path.mtu);
+    let why = match bytes + overhead(encap) < path.mtu {
+        true => Why::Lowered(encap),
+        false => Why::Way { path: path.clone(), peer, encap },
+    };
+    PodMtu { bytes, why }
 }
 
 fn overhead(encap: Encap) -> u16 {

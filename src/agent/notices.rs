@@ -97,7 +97,12 @@ impl Notices {
             listen(monitor.as_raw_fd(), Interest::READABLE)?;
             Ok(monitor)
         });
-        let policies = Policies::listen().and_then(|policies| {
+        let policies = match Policies::listen() {
+            // Who may not hear of policies may not ask for them either: nothing depends on them.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(None),
+            other => other,
+        };
+        let policies = policies.and_then(|policies| {
             policies.as_ref().map_or(Ok(()), |policies| listen(policies.as_raw_fd(), Interest::READABLE))?;
             Ok(policies)
         });

@@ -11,6 +11,7 @@ use socket2::Socket;
 
 use super::descriptors::Descriptors;
 use super::next_hops::Follower;
+use super::rootless::Rootless;
 use super::workers::TIMEKEEPER;
 use super::{Config, IpipOffload, Site};
 use crate::dataplane::PortId;
@@ -171,6 +172,9 @@ impl Underlay {
         before: Option<&Underlay>,
     ) -> Result<Self, UnderlayError> {
         let Site { config, workers, .. } = site;
+        if let Some(rootless) = site.rootless {
+            return Self::open_rootless(needs, site, legacy, rootless);
+        }
         let count = workers.count();
         let address = needs.address;
         let mut held = Descriptors::default();
@@ -203,9 +207,8 @@ impl Underlay {
                 ports.push((index, PortId::Ipip, Box::new(port)));
             }
             if let (Some(port), Some(senders)) = (needs.vxlan, senders.next()) {
-                let open = || socket::vxlan_receiver(SocketAddr::new(address, port));
-                let receiver = held.socket(legacy, format!("vxlan {address}:{port} {of}"), open);
-                let receiver = opened(&format!("UDP port {port} for VXLAN"), receiver)?;
+                let receiver =
+                    vxlan_receiver(SocketAddr::new(address, port), (index, count), legacy, &mut held)?;
                 ports.push((index, PortId::Vxlan, Box::new(UdpPort::new(receiver, senders, port))));
             }
             let port = RawPort::direct(Arc::clone(&sender), link(Super::Whole)?);
@@ -275,6 +278,45 @@ impl Underlay {
     /// Has everything opened anew the next time: what it was bound to is gone.
     pub(super) fn forget(&mut self) {
         self.descriptors.clear();
+    }
+
+    /// UDP sockets alone.
+    fn open_rootless(
+        needs: Needs,
+        site: Site<'_>,
+        legacy: &Descriptors,
+        rootless: &Rootless,
+    ) -> Result<Self, UnderlayError> {
+        let workers = site.workers;
+        let mut held = Descriptors::default();
+        let Some(port) = needs.vxlan else {
+            workers.detach(PortId::Vxlan);
+            return Ok(Self::of_udp(needs, held, rootless));
+        };
+        let (local, count) = (SocketAddr::new(needs.address, port), workers.count());
+        let mut ports = Vec::with_capacity(count);
+        let senders = vxlan_senders(needs.address, count, legacy, &mut held)?;
+        for (index, senders) in senders.into_iter().enumerate() {
+            let receiver = vxlan_receiver(local, (index, count), legacy, &mut held)?;
+            ports.push(UdpPort::new(receiver, senders, port));
+        }
+        // All of them before the workers lose what they had.
+        for (index, port) in ports.into_iter().enumerate() {
+            workers.attach(index, PortId::Vxlan, Box::new(port), true, None);
+        }
+        Ok(Self::of_udp(needs, held, rootless))
+    }
+
+    fn of_udp(needs: Needs, descriptors: Descriptors, Rootless { reason }: &Rootless) -> Self {
+        let refused = || reason.clone();
+        Underlay {
+            needs,
+            descriptors,
+            packet_sockets: Vec::new(),
+            blocks: Vec::new(),
+            express: Err(refused()),
+            next_hops: Err(refused()),
+        }
     }
 
     /// What it was opened for.
@@ -408,6 +450,18 @@ pub(super) fn own_prefixes(plan: &NodePlan) -> Vec<Ipv4Net> {
         ipnet::IpNet::V6(_) => None,
     });
     Ipv4Net::aggregate(&prefixes.collect())
+}
+
+/// A worker's receiver of VXLAN, `index` of `count`.
+fn vxlan_receiver(
+    local: SocketAddr,
+    (index, count): (usize, usize),
+    legacy: &Descriptors,
+    held: &mut Descriptors,
+) -> Result<Socket, UnderlayError> {
+    let name = format!("vxlan {local} {index} of {count}");
+    let receiver = held.socket(legacy, name, || socket::vxlan_receiver(local));
+    opened(&format!("UDP port {} for VXLAN", local.port()), receiver)
 }
 
 /// Each worker's senders of VXLAN. Sender `i` of every worker has the same source port: a flow keeps its port, and so

@@ -17,6 +17,7 @@ use crate::fib::Publication;
 use crate::io::Port;
 use crate::slowpath::probe::Prober;
 use crate::sys::privileges;
+use crate::sys::sandbox::{self, Confinement};
 
 /// Slots of a worker's pool: several batches, and what the slow path makes of one. A slot costs memory only
 /// once it is used, and the first ones are used most.
@@ -31,11 +32,12 @@ const CLOSE_TIME: Duration = Duration::from_secs(2);
 /// All workers, and their threads while they run.
 pub(super) struct Workers {
     workers: Vec<Hand>,
-    /// What they know of the peers' paths.
-    paths: Arc<Paths>,
+    /// What confines them: the same for each.
+    confinement: Option<Confinement>,
     events: Receiver<Event>,
     end: Sender<()>,
     ended: Receiver<()>,
+    paths: Arc<Paths>,
 }
 
 struct Hand {
@@ -72,9 +74,12 @@ impl Drop for Tell {
     }
 }
 
-/// A worker's thread: it reads what strangers send, and opens nothing.
-fn run(worker: &mut Worker) -> io::Result<()> {
+/// A worker's thread: it reads what strangers send, and opens nothing, as the ports come to it open.
+fn run(worker: &mut Worker, confine: Sender<Confinement>) -> io::Result<()> {
     privileges::keep_none().map_err(io::Error::other)?;
+    // There is room for each, and who waits for all waits until the last sender is gone.
+    let _ = confine.try_send(sandbox::confine_worker());
+    drop(confine);
     worker.run()
 }
 
@@ -111,7 +116,7 @@ impl Workers {
             let waker = worker.waker();
             workers.push(Hand { commands: sender, waker, counters, state: State::Resting(Box::new(worker)) });
         }
-        Ok(Workers { workers, paths, events, end, ended })
+        Ok(Workers { workers, confinement: None, events, end, ended, paths })
     }
 
     /// Starts a thread for each worker that rests.
@@ -119,6 +124,7 @@ impl Workers {
     /// # Errors
     /// The system gives no thread.
     pub(super) fn begin(&mut self) -> io::Result<()> {
+        let (confine, confined) = bounded(self.workers.len());
         for (index, hand) in self.workers.iter_mut().enumerate() {
             let mut worker = match std::mem::replace(&mut hand.state, State::Gone) {
                 State::Resting(worker) => worker,
@@ -128,13 +134,17 @@ impl Workers {
                 }
             };
             let end = Tell(Some(self.end.clone()));
+            let confine = confine.clone();
             let thread = std::thread::Builder::new().name(format!("margay-{index}")).spawn(move || {
-                let ended = run(&mut worker);
+                let ended = run(&mut worker, confine);
                 end.unless(&ended);
                 (worker, ended)
             })?;
             hand.state = State::Running(thread);
         }
+        drop(confine);
+        // One that has ended already is found out by `ended`.
+        self.confinement = confined.iter().last().or(self.confinement.take());
         Ok(())
     }
 
@@ -158,9 +168,9 @@ impl Workers {
         }
     }
 
-    /// What is known of the peers' paths.
-    pub(super) fn paths(&self) -> &Paths {
-        &self.paths
+    /// What confines each worker; `None` when they have ended.
+    pub(super) fn confinement(&self) -> Option<&Confinement> {
+        self.confinement.as_ref()
     }
 
     /// How many.
@@ -234,6 +244,11 @@ impl Workers {
             *total.entry(party).or_default() += &exceptions;
         }
         total
+    }
+
+    /// What is known of the paths to peers.
+    pub(super) fn paths(&self) -> &Paths {
+        &self.paths
     }
 
     /// Tells of a worker that ended by itself: that is a fault.

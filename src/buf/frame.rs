@@ -20,6 +20,8 @@ pub struct Frame {
     pub offload: Offload,
     /// Received from a tunnel: outer source. To be sent into one: outer destination.
     pub peer: IpAddr,
+    /// Received from a peer, or to be sent to one: which of the FIB's peers; `u32::MAX` for none of them.
+    pub peer_index: u32,
     /// Outer ECN: as received from a tunnel socket, or to be sent by one.
     pub ecn: Ecn,
     /// Hash of the inner flow: chooses the source port of an outer UDP header.
@@ -37,6 +39,7 @@ impl Frame {
             floor,
             offload: Offload::default(),
             peer: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            peer_index: 0,
             ecn: Ecn::NotEct,
             flow: 0,
         }

@@ -100,6 +100,7 @@ impl Pool {
                 floor: frame.floor,
                 offload: frame.offload,
                 peer: frame.peer,
+                peer_index: frame.peer_index,
                 ecn: frame.ecn,
                 flow: frame.flow,
             });

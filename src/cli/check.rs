@@ -5,6 +5,7 @@ use std::io::{self, ErrorKind, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use crate::agent::view::Route;
 use crate::cli::routes;
 use crate::datastore;
 use crate::resource::Resources;
@@ -118,7 +119,7 @@ fn nodes(
 fn show(plan: &NodePlan, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out)?;
     writeln!(out, "{}, {} in {}:", plan.node, plan.address, plan.subnet)?;
-    for line in routes::table(plan).lines() {
+    for line in routes::table(&Route::all(plan)).lines() {
         writeln!(out, "  {line}")?;
     }
     Ok(())

@@ -6,11 +6,18 @@ pub mod check;
 pub mod cleanup;
 pub mod demo;
 pub mod dissect;
+pub mod doctor;
+pub mod drops;
+pub mod explain;
+pub mod get;
 pub mod machine;
 mod manager;
-pub mod routes;
+pub mod manual;
+pub mod reload;
+mod routes;
 pub mod run;
 pub mod status;
+mod table;
 pub mod version;
 
 use std::fmt::Display;
@@ -34,10 +41,17 @@ enum Command {
     Run(run::Args),
     Check(check::Args),
     Cleanup(cleanup::Args),
+    Doctor(doctor::Args),
     Demo(demo::Args),
     Bench(bench::Args),
     Status(status::Args),
+    Get(get::Args),
+    Explain(explain::Args),
+    Drops(drops::Args),
+    Reload(reload::Args),
     Version(version::Args),
+    Completions(manual::Completions),
+    Man(manual::Man),
 }
 
 /// Parses the command line and carries it out.
@@ -46,9 +60,16 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(args),
         Command::Check(args) => check::run(&args),
         Command::Cleanup(args) => exit(cleanup::run(args)),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Demo(args) => exit(demo::run(&args)),
         Command::Bench(args) => exit(bench::run(&args)),
         Command::Status(args) => asking::exit("status", status::run(&args)),
+        Command::Get(args) => asking::exit("get", get::run(&args)),
+        Command::Explain(args) => asking::exit("explain", explain::run(&args)),
+        Command::Drops(args) => asking::exit("drops", drops::run(&args)),
+        Command::Reload(args) => asking::exit("reload", reload::run(&args)),
+        Command::Completions(args) => exit(manual::completions(&args)),
+        Command::Man(args) => exit(manual::man(&args)),
         Command::Version(args) => asking::exit("version", version::run(&args)),
     }
 }

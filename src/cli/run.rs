@@ -21,7 +21,7 @@ use crate::dataplane::antispoof::is_martian;
 use crate::datastore;
 use crate::fib::OuterTtl;
 use crate::resource::FelixConfiguration;
-use crate::sys::{limits, privileges};
+use crate::sys::{limits, privileges, sandbox};
 use crate::verdict::{Anomaly, DropReason, PuntReason, Sent};
 
 /// Forward this node's pods' traffic, until SIGTERM or Ctrl-C.
@@ -33,7 +33,8 @@ all again. A resource that is wrong never stops what works: the daemon says what
 state. FELIX_IPINIPMTU, FELIX_VXLANMTU, FELIX_MTUIFACEPATTERN, FELIX_VXLANPORT and FELIX_VXLANVNI in the environment go \
 before the FelixConfiguration, as in Calico.\n\n\
 Needs CAP_NET_RAW and CAP_NET_ADMIN in this network namespace, /dev/net/tun, and CAP_SYS_ADMIN over the pods' \
-namespaces. Try it first: margay check DIR shows what each node would route where; margay demo shows it at work.")]
+namespaces; without them it does VXLAN alone, for pods in user namespaces of the same user. margay doctor says what will \
+work here. Try it first: margay check DIR shows what each node would route where; margay demo shows it at work.")]
 pub struct Args {
     /// Name of this machine's Node resource
     #[arg(long, env = "MARGAY_NODE", value_name = "NAME")]
@@ -139,7 +140,9 @@ fn daemon(args: Args) -> Result<(), Box<dyn std::error::Error>> {
         .then(|| Socket::listen(&args.control_socket, args.control_group.as_deref()))
         .transpose()?;
     // Before the first thread: each begins with what its parent has.
-    privileges::keep_needed(args.ipip_offload == IpipOffload::Bpf)?;
+    let loads_bpf = args.ipip_offload == IpipOffload::Bpf;
+    privileges::keep_needed(loads_bpf)?;
+    let floor = sandbox::confine_daemon(loads_bpf).map_err(|error| error.to_string());
     let workers =
         args.workers.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
     // Before anything is made: a signal that comes while starting ends the daemon cleanly too.
@@ -158,6 +161,7 @@ fn daemon(args: Args) -> Result<(), Box<dyn std::error::Error>> {
         ipip_offload: args.ipip_offload,
         felix: FelixConfiguration::of_environment(|name| std::env::var(name).ok())?,
         probe_path_mtu: args.probe_path_mtu,
+        floor,
     };
     let mut agent = match args.takeover {
         true => Agent::take_over(config, &args.control_socket)?,

@@ -5,11 +5,11 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Request, State};
+use axum::extract::{Path, Request, State};
 use axum::http::header::{CONNECTION, UPGRADE};
 use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 use axum::{Extension, Json, Router};
 use serde::Serialize;
 use tokio::sync::oneshot;
@@ -17,6 +17,7 @@ use tokio::time::timeout;
 
 use super::Failure;
 use crate::agent::takeover::{PROTOCOL, TARGET};
+use crate::agent::view::{Drops, Endpoint, Explanation, Node, Peer, Pool, Route, Status, Tunnel};
 use crate::agent::{Agent, AgentError, Refused, Remote};
 
 /// How long the agent may take for an answer. It does one thing after the other, and to read very many resources takes
@@ -25,14 +26,39 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// All paths.
 pub(super) fn router(remote: Remote) -> Router {
-    Router::new()
-        .route("/v1/version", get(version))
-        .route("/v1/status", get(|State(remote): State<Remote>| ask(remote, |agent| agent.status())))
+    reading()
         .route("/v1/reload", post(reload))
         .route(TARGET, post(takeover))
         .fallback(unknown)
         .method_not_allowed_fallback(not_allowed)
         .with_state(remote)
+}
+
+/// The paths that change nothing.
+fn reading() -> Router<Remote> {
+    Router::new()
+        .route("/v1/version", get(version))
+        .route("/v1/status", view(Status::of))
+        .route("/v1/routes", view(Route::list))
+        .route("/v1/endpoints", view(Endpoint::list))
+        .route("/v1/peers", view(Peer::list))
+        .route("/v1/tunnels", view(Tunnel::list))
+        .route("/v1/pools", view(Pool::list))
+        .route("/v1/nodes", view(Node::list))
+        .route("/v1/drops", view(Drops::of))
+        .route("/v1/explain/{address}", get(explain))
+}
+
+/// Answers with a view of the agent.
+fn view<T: Serialize + Send + 'static>(of: fn(&Agent) -> T) -> MethodRouter<Remote> {
+    get(async move |State(remote): State<Remote>| ask(remote, move |agent| of(agent)).await)
+}
+
+async fn explain(State(remote): State<Remote>, Path(address): Path<String>) -> Response {
+    match address.parse() {
+        Ok(address) => ask(remote, move |agent| Explanation::of(agent, address)).await,
+        Err(_) => failure(StatusCode::BAD_REQUEST, format!("{address:?} is no IPv4 address")),
+    }
 }
 
 async fn version() -> Response {
@@ -47,7 +73,7 @@ pub struct Version {
 }
 
 async fn reload(State(remote): State<Remote>) -> Response {
-    match answer(remote, Agent::reload).await {
+    match answer(remote, |agent| agent.reload()).await {
         Ok(Ok(reloaded)) => json(&reloaded),
         // What is wrong is in the files, which the caller may correct; else it is the machine.
         Ok(Err(error @ (AgentError::Load(_) | AgentError::Plan(_) | AgentError::Compile(_)))) => {
@@ -133,7 +159,6 @@ async fn not_allowed(method: Method, uri: Uri) -> Response {
     failure(StatusCode::METHOD_NOT_ALLOWED, format!("{} does not take {method}", uri.path()))
 }
 
-/// A line of its own, so that a terminal shows it well.
 fn json(value: &impl Serialize) -> Response {
     Json(value).into_response()
 }

@@ -111,6 +111,8 @@ async fn converse(stream: impl AsyncRead + AsyncWrite + Send + 'static, router: 
         .timer(TokioTimer::new())
         .header_read_timeout(PATIENCE)
         .max_buf_size(REQUEST)
+        // Who has said all may close its side, as nc(1) does, and still gets its answer.
+        .half_close(true)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
         .with_upgrades()
         .await;

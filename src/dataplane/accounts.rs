@@ -43,9 +43,46 @@ impl From<Origin> for Party {
     }
 }
 
+/// How frames stand at an edge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Form {
+    /// As they are: at an endpoint, the host interface, or to a peer as next hop.
+    Plain,
+    /// With an outer IPv4 header.
+    Ipip,
+    /// With VXLAN and inner Ethernet headers.
+    Vxlan,
+}
+
+impl Form {
+    /// Every one, in the order of their indexes.
+    pub const ALL: [Form; 3] = [Form::Plain, Form::Ipip, Form::Vxlan];
+}
+
+/// How much passed. A super-frame is one frame, as the kernel's interfaces count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Traffic {
+    /// Frames.
+    pub frames: u64,
+    /// Bytes of them, as they stand at the edge.
+    pub bytes: u64,
+}
+
+impl std::ops::AddAssign for Traffic {
+    fn add_assign(&mut self, other: Traffic) {
+        self.frames += other.frames;
+        self.bytes += other.bytes;
+    }
+}
+
 /// What an account says: plain numbers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exceptions {
+    /// What it handed in, by form: of a peer, what is right.
+    pub received: [Traffic; Form::ALL.len()],
+    /// What was sent to it, by form: to a peer, what was handed to the socket.
+    pub sent: [Traffic; Form::ALL.len()],
     /// Frames that left the fast path, by reason.
     pub punted: [u64; PuntReason::COUNT],
     /// Frames dropped, by reason.
@@ -54,7 +91,8 @@ pub struct Exceptions {
 
 impl Default for Exceptions {
     fn default() -> Self {
-        Exceptions { punted: [0; PuntReason::COUNT], dropped: [0; DropReason::COUNT] }
+        let (received, sent) = Default::default();
+        Exceptions { received, sent, punted: [0; PuntReason::COUNT], dropped: [0; DropReason::COUNT] }
     }
 }
 
@@ -63,12 +101,38 @@ impl std::ops::AddAssign<&Exceptions> for Exceptions {
         let add = |to: &mut [u64], more: &[u64]| to.iter_mut().zip(more).for_each(|(to, more)| *to += more);
         add(&mut self.punted, &other.punted);
         add(&mut self.dropped, &other.dropped);
+        let add = |to: &mut [Traffic], more: &[Traffic]| {
+            to.iter_mut().zip(more).for_each(|(to, more)| *to += *more)
+        };
+        add(&mut self.received, &other.received);
+        add(&mut self.sent, &other.sent);
+    }
+}
+
+/// Traffic that others read.
+#[derive(Debug, Default)]
+struct Flowing {
+    frames: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Flowing {
+    #[inline]
+    fn add(&self, traffic: Traffic) {
+        add(&self.frames, traffic.frames);
+        add(&self.bytes, traffic.bytes);
+    }
+
+    fn read(&self) -> Traffic {
+        Traffic { frames: self.frames.load(Ordering::Relaxed), bytes: self.bytes.load(Ordering::Relaxed) }
     }
 }
 
 /// One party's counts in one worker.
 #[derive(Debug)]
 pub(super) struct Account {
+    received: [Flowing; Form::ALL.len()],
+    sent: [Flowing; Form::ALL.len()],
     punted: [AtomicU64; PuntReason::COUNT],
     dropped: [AtomicU64; DropReason::COUNT],
 }
@@ -76,6 +140,8 @@ pub(super) struct Account {
 impl Default for Account {
     fn default() -> Self {
         Account {
+            received: Default::default(),
+            sent: Default::default(),
             punted: [const { AtomicU64::new(0) }; PuntReason::COUNT],
             dropped: [const { AtomicU64::new(0) }; DropReason::COUNT],
         }
@@ -89,6 +155,16 @@ fn add(cell: &AtomicU64, count: u64) {
 }
 
 impl Account {
+    #[inline]
+    pub(super) fn received(&self, form: Form, traffic: Traffic) {
+        self.received[form as usize].add(traffic);
+    }
+
+    #[inline]
+    pub(super) fn sent(&self, form: Form, traffic: Traffic) {
+        self.sent[form as usize].add(traffic);
+    }
+
     #[inline]
     pub(super) fn punted(&self, reason: PuntReason) {
         add(&self.punted[reason.index()], 1);
@@ -106,12 +182,19 @@ impl Account {
         };
         read(&mut exceptions.punted, &self.punted);
         read(&mut exceptions.dropped, &self.dropped);
+        let read = |to: &mut [Traffic], cells: &[Flowing]| {
+            to.iter_mut().zip(cells).for_each(|(to, cell)| *to = cell.read());
+        };
+        read(&mut exceptions.received, &self.received);
+        read(&mut exceptions.sent, &self.sent);
         exceptions
     }
 
     /// Takes over what another account of the same writer says.
     fn inherit(&self, other: &Account) {
-        let Exceptions { punted, dropped } = other.read();
+        let Exceptions { received, sent, punted, dropped } = other.read();
+        self.received.iter().zip(received).for_each(|(cell, traffic)| cell.add(traffic));
+        self.sent.iter().zip(sent).for_each(|(cell, traffic)| cell.add(traffic));
         self.punted.iter().zip(punted).for_each(|(cell, count)| add(cell, count));
         self.dropped.iter().zip(dropped).for_each(|(cell, count)| add(cell, count));
     }
@@ -195,6 +278,12 @@ impl Accounts {
             Party::Host => &self.host,
             Party::Gone => &self.gone,
         }
+    }
+
+    /// Of a peer, by its place in the FIB last followed.
+    #[inline(always)]
+    pub(super) fn of_peer(&self, index: u32) -> &Account {
+        self.peers.get(index as usize).map_or(&self.underlay, |(_, account)| account)
     }
 
     /// Of what a port did not send.

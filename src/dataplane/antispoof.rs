@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::decap;
-use crate::fib::{Action, Endpoint, Fib};
+use crate::fib::{Action, Endpoint, Fib, PeerId};
 use crate::verdict::DropReason;
 
 /// Where a workload finds its gateway (Calico's link-local next hop).
@@ -37,27 +37,28 @@ pub fn tunnel_from_workload(fib: &Fib, tunnel: decap::Kind) -> Result<(), DropRe
 }
 
 /// A packet out of the tunnel of `peer`, its outer source, must come from what the FIB sends back to that peer,
-/// or from the peer itself (RFC 1812 5.3.8; standards S3 and S4). Whoever is no peer has no such source.
+/// or from the peer itself (RFC 1812 5.3.8; standards S3 and S4). Whoever is no peer has no such source. Which peer it is.
 #[inline]
-pub fn inner_source(fib: &Fib, source: Ipv4Addr, peer: IpAddr) -> Result<(), DropReason> {
+pub fn inner_source(fib: &Fib, source: Ipv4Addr, peer: IpAddr) -> Result<PeerId, DropReason> {
     if is_martian(source) {
         return Err(DropReason::SourceMartian);
     }
-    let owner = match fib.lookup(source) {
-        Action::Tunnel(tunnel) => fib.tunnel(tunnel).remote,
-        Action::Direct(adjacency) => fib.peer(fib.adjacency(adjacency).peer).address,
+    let of = |id| (id, fib.peer(id).address);
+    let (id, owner) = match fib.lookup(source) {
+        Action::Tunnel(tunnel) => (fib.tunnel(tunnel).peer, fib.tunnel(tunnel).remote),
+        Action::Direct(adjacency) => of(fib.adjacency(adjacency).peer),
         Action::Deliver(_) | Action::Blackhole => return Err(DropReason::InnerSourceLocal),
         Action::Host if fib.is_local(source) => return Err(DropReason::InnerSourceLocal),
         // The peer's own address has no overlay route: it is found among the peers.
         Action::Host | Action::NoRoute => match fib.peer_at(source) {
-            Some(owner) => fib.peer(owner).address,
+            Some(owner) => of(owner),
             None => return Err(DropReason::InnerSourceNotPeers),
         },
     };
     if owner != peer {
         return Err(DropReason::InnerSourceNotPeers);
     }
-    Ok(())
+    Ok(id)
 }
 
 /// The reason for a tunnel packet that was refused for `reason`: what a stranger sends is dropped for that,
@@ -70,16 +71,19 @@ pub fn blame(fib: &Fib, peer: IpAddr, reason: DropReason) -> DropReason {
     }
 }
 
-/// A packet that arrived without encapsulation may come from anywhere but from this node.
+/// A packet that arrived without encapsulation may come from anywhere but from this node. Which peer has its source, if
+/// one does.
 #[inline]
-pub fn direct_source(fib: &Fib, source: Ipv4Addr) -> Result<(), DropReason> {
+pub fn direct_source(fib: &Fib, source: Ipv4Addr) -> Result<Option<PeerId>, DropReason> {
     if is_martian(source) {
         return Err(DropReason::SourceMartian);
     }
     match fib.lookup(source) {
         Action::Deliver(_) | Action::Blackhole => Err(DropReason::InnerSourceLocal),
         Action::Host if fib.is_local(source) => Err(DropReason::InnerSourceLocal),
-        _ => Ok(()),
+        Action::Tunnel(tunnel) => Ok(Some(fib.tunnel(tunnel).peer)),
+        Action::Direct(adjacency) => Ok(Some(fib.adjacency(adjacency).peer)),
+        Action::Host | Action::NoRoute => Ok(None),
     }
 }
 

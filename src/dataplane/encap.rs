@@ -51,6 +51,7 @@ pub fn encapsulate(
         frame.offload = offload::complete_checksum(pool.bytes_mut(frame), frame.offload);
     }
     frame.peer = tunnel.remote;
+    frame.peer_index = tunnel.peer.0;
     let outer_ecn = ecn::encapsulate(packet.ecn);
     match &tunnel.encapsulation {
         Encapsulation::Ipip(header) => {

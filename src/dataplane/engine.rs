@@ -182,7 +182,7 @@ impl Engine {
         let blame = |reason| antispoof::blame(tables.fib, peer, reason);
         let decap::Decapsulated { packet: inner, anomaly } =
             decap::decapsulate(tables.fib, tunnel, pool, frame).map_err(blame)?;
-        antispoof::inner_source(tables.fib, inner.src, peer).map_err(blame)?;
+        frame.peer_index = antispoof::inner_source(tables.fib, inner.src, peer).map_err(blame)?.0;
         if let Some(anomaly) = anomaly {
             self.note(anomaly, peer);
         }
@@ -206,10 +206,11 @@ impl Engine {
             return Err(DropReason::EtherTypeUnsupported);
         }
         let ip = Ipv4::parse(ethernet.payload())?;
-        antispoof::direct_source(tables.fib, ip.src())?;
+        let peer = antispoof::direct_source(tables.fib, ip.src())?;
         check_offload(&ip, frame)?;
         let packet = Packet::of(&ip);
 
+        frame.peer_index = peer.map_or(u32::MAX, |peer| peer.0);
         frame.strip(ethernet::HEADER_LEN);
         frame.truncate(usize::from(packet.len));
         self.arrive(tables, pool, frame, packet, Way::to(tables.fib, packet.dst))
@@ -344,7 +345,9 @@ impl Engine {
                 encap::encapsulate(tables.fib.tunnel(id), &mut self.ids, pool, frame, &packet)
             }
             Action::Direct(id) => {
-                frame.peer = tables.fib.adjacency(id).next_hop;
+                let adjacency = tables.fib.adjacency(id);
+                frame.peer = adjacency.next_hop;
+                frame.peer_index = adjacency.peer.0;
                 Ok(Verdict::Direct)
             }
             Action::Host => Ok(Verdict::Host),

@@ -126,19 +126,26 @@ impl Ports {
     }
 
     /// Sends all that is queued, and hands each port's report to `tell`: where the frames went, how many of
-    /// them were ARP replies.
+    /// them were ARP replies, and how many bytes they all had.
     #[inline]
-    pub(super) fn flush(&mut self, pool: &mut Pool, mut tell: impl FnMut(PortId, Sent, u64, TxReport)) {
+    pub(super) fn flush(&mut self, pool: &mut Pool, mut tell: impl FnMut(PortId, Sent, u64, u64, TxReport)) {
         for index in self.dirty.drain(..) {
             let Some(Some(slot)) = self.slots.get_mut(index) else { continue };
             let mut next = slot.queue.take().map_or(NONE, |(first, _)| first);
+            let mut bytes = 0;
             while let Some((frame, after)) = self.queued.get_mut(usize::from(next)) {
+                bytes += frame.as_ref().map_or(0, |frame| frame.len() as u64);
                 self.batch.extend(frame.take());
                 next = *after;
             }
+            let count = self.batch.len() as u64;
             let report = slot.port.tx(pool, &mut self.batch);
             let replies = std::mem::take(&mut slot.replies).min(report.sent);
-            tell(slot.id, slot.id.sent(), replies, report);
+            if report.sent < count {
+                // Which ones the port does not say.
+                bytes = bytes * report.sent / count;
+            }
+            tell(slot.id, slot.id.sent(), replies, bytes, report);
         }
         self.queued.clear();
     }

@@ -16,7 +16,7 @@ use crossbeam::channel::{Receiver, Sender};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 
-use super::accounts::{self, Accounts};
+use super::accounts::{self, Accounts, Form, Traffic};
 use super::decap::Kind;
 use super::engine::{Engine, Noted, Origin, Tables, Verdict};
 use super::neighbor::{Neighbor, Neighbors, Resolution};
@@ -423,6 +423,11 @@ impl Worker {
         let fib = Arc::clone(self.fib.current());
         let mut batch = std::mem::take(&mut self.batch);
         self.tally.input += batch.len() as u64;
+        if let PortId::Endpoint(_) | PortId::Host = id {
+            let bytes = batch.iter().map(|frame| frame.len() as u64).sum();
+            let traffic = Traffic { frames: batch.len() as u64, bytes };
+            self.accounts.of_port(&fib, id).received(Form::Plain, traffic);
+        }
         if self.taps.is_on() {
             self.forward_observed(&fib, id, &mut batch);
         }
@@ -447,14 +452,17 @@ impl Worker {
     fn decide(&mut self, fib: &Fib, id: PortId, frame: &mut Frame) -> Result<Verdict, DropReason> {
         let tables = Tables { fib, neighbors: &self.neighbors };
         let (pool, engine) = (&mut self.pool, &mut self.engine);
-        match id {
-            PortId::Endpoint(endpoint) => engine.from_workload(tables, endpoint, pool, frame),
-            PortId::Ipip => engine.from_tunnel(tables, Kind::Ipip, pool, frame),
-            PortId::Vxlan => engine.from_tunnel(tables, Kind::Vxlan, pool, frame),
-            PortId::Underlay | PortId::Direct => engine.from_underlay(tables, pool, frame),
-            PortId::Host => engine.from_host(tables, pool, frame),
-            PortId::Errors => Ok(Verdict::Punt(PuntReason::TunnelError)),
-        }
+        let bytes = frame.len() as u64;
+        let (verdict, form) = match id {
+            PortId::Endpoint(endpoint) => return engine.from_workload(tables, endpoint, pool, frame),
+            PortId::Host => return engine.from_host(tables, pool, frame),
+            PortId::Errors => return Ok(Verdict::Punt(PuntReason::TunnelError)),
+            PortId::Ipip => (engine.from_tunnel(tables, Kind::Ipip, pool, frame)?, Form::Ipip),
+            PortId::Vxlan => (engine.from_tunnel(tables, Kind::Vxlan, pool, frame)?, Form::Vxlan),
+            PortId::Underlay | PortId::Direct => (engine.from_underlay(tables, pool, frame)?, Form::Plain),
+        };
+        self.accounts.of_peer(frame.peer_index).received(form, Traffic { frames: 1, bytes });
+        Ok(verdict)
     }
 
     /// The same while somebody captures.
@@ -647,12 +655,17 @@ impl Worker {
 
     #[inline(always)]
     fn queue(&mut self, verdict: Verdict, frame: Frame) {
+        let to_peer = |id, form| {
+            let traffic = Traffic { frames: 1, bytes: frame.len() as u64 };
+            self.accounts.of_peer(frame.peer_index).sent(form, traffic);
+            (id, false)
+        };
         let (id, is_reply) = match verdict {
             Verdict::Workload(id) => (PortId::Endpoint(id), false),
             Verdict::Reply(id) => (PortId::Endpoint(id), true),
-            Verdict::Ipip => (PortId::Ipip, false),
-            Verdict::Vxlan => (PortId::Vxlan, false),
-            Verdict::Direct => (PortId::Direct, false),
+            Verdict::Ipip => to_peer(PortId::Ipip, Form::Ipip),
+            Verdict::Vxlan => to_peer(PortId::Vxlan, Form::Vxlan),
+            Verdict::Direct => to_peer(PortId::Direct, Form::Plain),
             Verdict::Host => (PortId::Host, false),
             Verdict::Punt(_) => return self.drop_unsent(PortId::Host, DropReason::TooBigUnsplittable, frame),
         };
@@ -714,7 +727,11 @@ impl Worker {
     #[inline]
     fn flush(&mut self) {
         let Worker { ports, pool, fib, tally, accounts, taps, last_complaint, now, events, .. } = self;
-        ports.flush(pool, |id, sent, replies, report: TxReport| {
+        ports.flush(pool, |id, sent, replies, bytes, report: TxReport| {
+            if let PortId::Endpoint(_) | PortId::Host = id {
+                let traffic = Traffic { frames: report.sent, bytes };
+                accounts.of_port(fib.current(), id).sent(Form::Plain, traffic);
+            }
             tally.sent[sent.index()] += report.sent - replies;
             tally.sent[Sent::ArpReply.index()] += replies;
             for (reason, count) in

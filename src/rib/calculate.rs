@@ -108,7 +108,7 @@ impl<'r> Calculation<'r> {
                 _ if node.meta.name == here.meta.name => Place::Here,
                 None => Place::Unreachable,
                 Some(address) => {
-                    peers.push(peer(node, address.addr()));
+                    peers.push(peer(node, address));
                     Place::Peer(peers.len() - 1)
                 }
             };
@@ -268,20 +268,8 @@ impl<'r> Calculation<'r> {
     /// encapsulation of `own`.
     fn remote(&self, prefix: Prefix, peer: usize, own: Option<Encap>, rule: Rule) -> Route {
         let pool = self.pool(&prefix);
-        let encap = own.or(pool.map(|pool| pool.encap)).unwrap_or(Encap::Direct);
-        let cross_subnet = pool.is_some_and(|pool| pool.cross_subnet && pool.encap == encap);
-        // Felix: `poolIsCrossSubnet && localNode.V4CIDR.Contains(remoteNode.V4Addr)`, the local mask only.
-        let near = match self.peers.get(peer).map(|peer| peer.address) {
-            Some(IpAddr::V4(address)) => cross_subnet && self.address.contains(&address),
-            _ => false,
-        };
-        let (class, encap) = match (encap, near) {
-            (Encap::Vxlan, true) => (RouteClass::VxlanSameSubnet, Encap::Direct),
-            (Encap::Vxlan, false) => (RouteClass::VxlanTunnel, Encap::Vxlan),
-            (Encap::Ipip, true) => (RouteClass::IpipSameSubnet, Encap::Direct),
-            (Encap::Ipip, false) => (RouteClass::IpipTunnel, Encap::Ipip),
-            (Encap::Direct, _) => (RouteClass::NoEncap, Encap::Direct),
-        };
+        let address = self.peers.get(peer).map(|peer| peer.address);
+        let (class, encap) = decide(own, pool, &Prefix::V4(self.address.trunc()), address);
         self.route(prefix, class, Target::Peer { peer, encap }, rule)
     }
 
@@ -332,6 +320,27 @@ impl<'r> Calculation<'r> {
             let name = &self.here.meta.name;
             self.warnings.push(format!("CrossSubnet is asymmetric between {name} and {more} more nodes"));
         }
+    }
+}
+
+/// How a node whose underlay subnet is `here` sends to one at `there`: by what `pool` says of the destination, or by the
+/// encapsulation of its `own` that a tunnel address has.
+pub(super) fn decide(
+    own: Option<Encap>,
+    pool: Option<&PoolPlan>,
+    here: &Prefix,
+    there: Option<IpAddr>,
+) -> (RouteClass, Encap) {
+    let encap = own.or(pool.map(|pool| pool.encap)).unwrap_or(Encap::Direct);
+    let cross_subnet = pool.is_some_and(|pool| pool.cross_subnet && pool.encap == encap);
+    // Felix: `poolIsCrossSubnet && localNode.V4CIDR.Contains(remoteNode.V4Addr)`, the local mask only.
+    let near = cross_subnet && there.is_some_and(|there| here.contains(&there));
+    match (encap, near) {
+        (Encap::Vxlan, true) => (RouteClass::VxlanSameSubnet, Encap::Direct),
+        (Encap::Vxlan, false) => (RouteClass::VxlanTunnel, Encap::Vxlan),
+        (Encap::Ipip, true) => (RouteClass::IpipSameSubnet, Encap::Direct),
+        (Encap::Ipip, false) => (RouteClass::IpipTunnel, Encap::Ipip),
+        (Encap::Direct, _) => (RouteClass::NoEncap, Encap::Direct),
     }
 }
 
@@ -394,10 +403,11 @@ fn covering<'a, T>(sorted: &'a [T], cidr: impl Fn(&T) -> Prefix, prefix: &Prefix
     sorted.get(after.checked_sub(1)?).filter(|element| cidr(element).contains(prefix))
 }
 
-fn peer(node: &Node, address: Ipv4Addr) -> Peer {
+fn peer(node: &Node, address: Ipv4Net) -> Peer {
     Peer {
         name: node.meta.name.clone(),
-        address: address.into(),
+        address: address.addr().into(),
+        subnet: Prefix::V4(address.trunc()),
         ipip_tunnel_addr: node.ipip_tunnel_addr.map(IpAddr::V4),
         vxlan_tunnel_addr: node.vxlan_tunnel_addr.map(IpAddr::V4),
         vtep_mac: node.vtep_mac,

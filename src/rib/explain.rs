@@ -44,9 +44,7 @@ impl NodePlan {
                 _ => format!("{what}; no pool covers it: {}", words(encap)),
             };
         };
-        let Some(mode) = pool_mode(pool) else {
-            return format!("{what}; pool {} says ipip Never and vxlan Never: {}", pool.cidr, words(encap));
-        };
+        let mode = pool.mode();
         if !pool.cross_subnet {
             return format!("{what}; pool {} says {mode}: {}", pool.cidr, words(encap));
         }
@@ -87,17 +85,20 @@ fn own_address(rule: Rule) -> &'static str {
     }
 }
 
-fn pool_mode(pool: &PoolPlan) -> Option<&'static str> {
-    Some(match (pool.encap, pool.cross_subnet) {
-        (Encap::Ipip, false) => "ipip Always",
-        (Encap::Ipip, true) => "ipip CrossSubnet",
-        (Encap::Vxlan, false) => "vxlan Always",
-        (Encap::Vxlan, true) => "vxlan CrossSubnet",
-        (Encap::Direct, _) => return None,
-    })
+impl PoolPlan {
+    /// What it says of encapsulation, in Calico's words.
+    pub fn mode(&self) -> &'static str {
+        match (self.encap, self.cross_subnet) {
+            (Encap::Ipip, false) => "ipip Always",
+            (Encap::Ipip, true) => "ipip CrossSubnet",
+            (Encap::Vxlan, false) => "vxlan Always",
+            (Encap::Vxlan, true) => "vxlan CrossSubnet",
+            (Encap::Direct, _) => "ipip Never and vxlan Never",
+        }
+    }
 }
 
-fn words(encap: Encap) -> &'static str {
+pub(super) fn words(encap: Encap) -> &'static str {
     match encap {
         Encap::Ipip => "ipip",
         Encap::Vxlan => "vxlan",

@@ -7,6 +7,7 @@
 //! The types hold either family; what is planned is IPv4. IPv6 pools, blocks and addresses are left
 //! out ([`crate::resource::Notice::Ipv6NotRouted`] says so).
 
+mod back;
 mod calculate;
 mod explain;
 mod subnet;
@@ -17,6 +18,7 @@ use crate::lpm::Prefix;
 use crate::wire::MacAddr;
 
 pub use crate::resource::Attach;
+pub use back::Back;
 pub use calculate::{PlanError, plan};
 pub use subnet::{Asymmetry, asymmetries};
 
@@ -114,6 +116,8 @@ pub struct Peer {
     pub name: String,
     /// Its underlay address (`spec.bgp.ipv4Address` without the length).
     pub address: IpAddr,
+    /// Its underlay subnet as `spec.bgp.ipv4Address` gives it: what it compares with under CrossSubnet.
+    pub subnet: Prefix,
     /// `spec.bgp.ipv4IPIPTunnelAddr`.
     pub ipip_tunnel_addr: Option<IpAddr>,
     /// `spec.ipv4VXLANTunnelAddr`.

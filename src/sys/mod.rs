@@ -3,6 +3,7 @@
 //! | file | facility |
 //! |---|---|
 //! | [`netns`] | network namespaces, setns(2) |
+//! | `door` | a network namespace of a user's own, by a child process |
 //! | [`netlink`] | links, addresses, routes, rules, neighbours |
 //! | [`descriptors`] | descriptors over a Unix socket, SCM_RIGHTS |
 //! | [`process`] | pidfd_open(2) |
@@ -15,6 +16,7 @@
 //! | [`bpf`] | bpf(2): a program on an interface's egress |
 //! | [`limits`] | resource limits |
 //! | [`privileges`] | capabilities(7), no_new_privs |
+//! | [`sandbox`] | seccomp(2), landlock(7) |
 //! | [`mmsg`] | recvmmsg(2), sendmmsg(2) |
 //! | [`xdp`] | AF_XDP sockets that only send |
 
@@ -22,6 +24,7 @@
 
 pub mod bpf;
 pub mod descriptors;
+mod door;
 pub mod ethtool;
 pub mod filter;
 pub mod ipsec;
@@ -31,6 +34,7 @@ pub mod netlink;
 pub mod netns;
 pub mod privileges;
 pub mod process;
+pub mod sandbox;
 pub mod scheduling;
 pub mod socket;
 pub mod tun;

@@ -16,6 +16,7 @@ use std::process::Command;
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::{prctl, signal::Signal};
 
+use super::door::{self, Door};
 use super::netlink::{LinkChange, Netlink};
 
 /// What can go wrong with a namespace.
@@ -118,14 +119,21 @@ impl Netns {
     /// Runs `work` inside the namespace, on a thread made for it, and returns what it returns. What `work`
     /// opens there (sockets, TAPs) stays in this namespace and can be used from any thread afterwards.
     ///
+    /// A namespace of a user namespace that this user made, but that the process is not in, cannot be entered: then
+    /// `work` runs outside, and only [`Netlink::open`] and [`tun::open`](super::tun::open) work inside, by a child process.
+    ///
     /// A panic of `work` goes on in the caller.
     ///
     /// # Errors
     /// The namespace could not be entered; `work` was not called.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, NetnsError> {
-        on_thread(|| {
-            self.enter()?;
-            Ok(work())
+        on_thread(|| match self.enter() {
+            Ok(()) => Ok(work()),
+            Err(NetnsError::Permission { operation }) => match Door::to(self.as_fd()) {
+                Ok(door) => Ok(door::by(door, work)),
+                Err(_) => Err(NetnsError::Permission { operation }),
+            },
+            Err(error) => Err(error),
         })
         .map_err(|e| NetnsError::new("start a thread".into(), &self.name, e))?
     }

@@ -11,7 +11,7 @@ use super::filter::Filter;
 
 /// Receive buffer that a tunnel socket asks for, bytes: a burst of a few milliseconds at 10 Gbit/s. The system's own
 /// limit (`net.core.rmem_max`, 208 KiB unless set) holds three super-frames.
-const RECEIVE_BUFFER: usize = 4 << 20;
+pub const RECEIVE_BUFFER: usize = 4 << 20;
 /// Send buffer, bytes: of these the kernel allows `net.core.wmem_max`, and then twice as many, for its own data as
 /// well; with 1,500-byte packets that is 680 kB on their way. A full socket takes more when half of that has left.
 /// Half must be more than leaves while a thread is woken (100 µs: 27 Gbit/s), and so little that it leaves within
@@ -151,6 +151,15 @@ pub fn link_sender(interface: u32) -> io::Result<Socket> {
     tunnel_buffers(&socket)?;
     socket.set_nonblocking(true)?;
     Ok(socket)
+}
+
+/// Whether packet sockets can pass by queueing disciplines here (`PACKET_QDISC_BYPASS`, Linux 3.14).
+///
+/// # Errors
+/// EPERM without CAP_NET_RAW; ENOPROTOOPT.
+pub fn bypasses_queueing() -> io::Result<()> {
+    let socket = Socket::new(Domain::PACKET, Type::RAW, None)?;
+    set_option(&socket, libc::SOL_PACKET, libc::PACKET_QDISC_BYPASS, 1)
 }
 
 /// Lets the packet sockets of one `group` share an interface's frames, a flow always to the same one.

@@ -10,6 +10,8 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use libc::{c_char, c_short, c_ulong};
 
+use super::door::{self, Wanted};
+
 /// What the interface carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layer {
@@ -255,6 +257,9 @@ pub fn probe() -> Result<(), TunError> {
 }
 
 fn device() -> Result<File, TunError> {
+    if let Some(opened) = door::fetch(Wanted::Tun) {
+        return opened.map(File::from).map_err(TunError::Device);
+    }
     OpenOptions::new()
         .read(true)
         .write(true)

@@ -88,3 +88,47 @@ fn who_is_gone_leaves_its_counts() {
     assert_eq!(bed.parties()[&Party::Endpoint(BETA)], Exceptions::default());
     assert_eq!(bed.parties()[&C], Exceptions::default());
 }
+
+/// What passed, as it stood at the edge that it came in and went out by.
+#[test]
+fn traffic_is_counted_with_both_ends() {
+    use margay::dataplane::{Form, Traffic};
+
+    let mut bed = Bed::new();
+    let ip = |src, dst| Ip::udp(src, dst, 100);
+    let len = ip(ALPHA_IP, B_VXLAN).len() as u64;
+    bed.exchange([
+        (ALPHA.into(), ip(ALPHA_IP, BETA_IP).sent_by(ALPHA_MAC)),
+        (ALPHA.into(), ip(ALPHA_IP, B_VXLAN).sent_by(ALPHA_MAC)),
+        (ALPHA.into(), ip(ALPHA_IP, B_IPIP).sent_by(ALPHA_MAC)),
+        (ALPHA.into(), ip(ALPHA_IP, B_DIRECT).sent_by(ALPHA_MAC)),
+        (PortId::Vxlan, ip(C_VXLAN, ALPHA_IP).in_vxlan(PEER_C, VTEP_A, VTEP_B)),
+        (PortId::Vxlan, ip(C_VXLAN, ALPHA_IP).in_vxlan(PEER_C, VTEP_A, VTEP_B)),
+        (PortId::Ipip, ip(C_IPIP, ALPHA_IP).in_ipip(PEER_C, NODE)),
+        (PortId::Underlay, ip(B_DIRECT, ALPHA_IP).on_underlay()),
+        (PortId::Host, ip(OUTSIDE, ALPHA_IP).plain()),
+        (ALPHA.into(), ip(ALPHA_IP, OUTSIDE).sent_by(ALPHA_MAC)),
+        // Forged, and so nobody's traffic.
+        (PortId::Vxlan, ip(B_VXLAN, ALPHA_IP).in_vxlan(PEER_C, VTEP_A, VTEP_B)),
+    ]);
+    let parties = bed.parties();
+    let traffic = |party: Party| {
+        let Exceptions { received, sent, .. } = &parties[&party];
+        let plain = |traffic: Traffic| (traffic.frames, traffic.bytes);
+        (
+            Form::ALL.map(|form| plain(received[form as usize])),
+            Form::ALL.map(|form| plain(sent[form as usize])),
+        )
+    };
+    let none = (0, 0);
+    let (ethernet, ipip, vxlan) = (len + 14, len + 20, len + 8 + 14);
+    assert_eq!(
+        traffic(Party::Endpoint(ALPHA)),
+        ([(5, 5 * ethernet), none, none], [(5, 5 * ethernet), none, none])
+    );
+    assert_eq!(traffic(Party::Endpoint(BETA)), ([none; 3], [(1, ethernet), none, none]));
+    assert_eq!(traffic(B), ([(1, ethernet), none, none], [(1, len), (1, ipip), (1, vxlan)]));
+    assert_eq!(traffic(C), ([none, (1, ipip), (2, 2 * vxlan)], [none; 3]));
+    assert_eq!(traffic(Party::Host), ([(1, len), none, none], [(1, len), none, none]));
+    assert_eq!(traffic(Party::Underlay), ([none; 3], [none; 3]));
+}

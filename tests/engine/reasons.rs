@@ -228,7 +228,7 @@ fn given_up() -> Tally {
                     questions.push(milliseconds);
                     tally.sent[0] += 1;
                 }
-                Made::Nothing(origin, reason) => {
+                Made::Nothing(origin, reason) | Made::Lost(origin, reason, _) => {
                     assert_eq!(origin, margay::dataplane::Origin::Workload(ALPHA));
                     assert_eq!(milliseconds, 3000, "after the last question's second");
                     tally.dropped[reason.index()] += 1;

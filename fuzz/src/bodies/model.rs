@@ -504,7 +504,9 @@ impl Model {
     }
 
     /// Takes from `out` what was wanted; what is not there, or is left over, is a fault.
-    pub fn compare(&self, wanted: Vec<Wanted>, mut out: Vec<(PortId, MemoryFrame)>) {
+    pub fn compare(&self, mut wanted: Vec<Wanted>, mut out: Vec<(PortId, MemoryFrame)>) {
+        // Those take all that looks like them: the others choose first.
+        wanted.sort_by_key(|wanted| matches!(wanted, Wanted::Datagrams { .. } | Wanted::Answer { .. }));
         for wanted in wanted {
             match &wanted {
                 Wanted::Packet { to, ip, offload } => {

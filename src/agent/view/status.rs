@@ -91,7 +91,7 @@ pub struct Workers {
 /// A facility: whether it is used, and how or why not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Use {
-    /// `vxlan`, `ipip`, `direct`, `next hops`, `host`.
+    /// `sandbox`, `vxlan`, `ipip`, `host`, `direct`, `next hops`; or `rootless`, and nothing with what that lacks.
     pub what: String,
     /// It is in use.
     pub used: bool,
@@ -228,7 +228,8 @@ fn uses(agent: &Agent) -> Vec<Use> {
     let (plan, needs) = (&agent.plan, agent.underlay.needs());
     let used = |what: &str, used: bool, how: String| Use { what: what.into(), used, how };
     let interface = &needs.interface.name;
-    vec![
+    let mut uses = sandboxes(agent);
+    uses.extend([
         match needs.vxlan {
             Some(port) => {
                 let settings = &plan.settings;
@@ -250,24 +251,51 @@ fn uses(agent: &Agent) -> Vec<Use> {
             }
             false => used("ipip", false, "off: no pool has ipipMode".into()),
         },
-        used("direct", true, format!("in by packet socket on {interface}")),
-        match &agent.underlay.next_hops {
-            Ok(_) => {
-                let express = express(agent);
-                let how = format!(
-                    "ipip and direct out by packet socket on {interface}, by raw socket to who is not resolved{express}"
-                );
-                used("next hops", true, how)
-            }
-            Err(reason) => used("next hops", false, format!("ipip and direct out by raw socket: {reason}")),
-        },
         match &agent.host {
             Some(host) => used("host", true, host.how.clone()),
             None => {
                 used("host", false, "none: what has no route is answered with ICMP net unreachable".into())
             }
         },
-    ]
+    ]);
+    match &agent.rootless {
+        Some(rootless) => {
+            uses.push(used("rootless", true, format!("VXLAN only: {}", rootless.reason)));
+            uses.extend(rootless.lines().map(|lacks| used("", false, lacks)));
+        }
+        None => {
+            uses.push(used("direct", true, format!("in by packet socket on {interface}")));
+            uses.push(next_hops(agent));
+        }
+    }
+    uses
+}
+
+/// What confines the threads.
+fn sandboxes(agent: &Agent) -> Vec<Use> {
+    let sandbox = |used, how| Use { what: "sandbox".into(), used, how };
+    let of_workers = agent.workers.confinement().map(|confinement| {
+        let is_whole = confinement.seccomp.is_ok() && confinement.landlock.is_ok();
+        sandbox(is_whole, format!("workers without capabilities, {confinement}"))
+    });
+    let of_all = agent.config.floor.as_ref().err();
+    let of_all =
+        of_all.map(|reason| sandbox(false, format!("the daemon's other threads WITHOUT seccomp: {reason}")));
+    of_workers.into_iter().chain(of_all).collect()
+}
+
+fn next_hops(agent: &Agent) -> Use {
+    let (used, how) = match &agent.underlay.next_hops {
+        Ok(_) => {
+            let (interface, express) = (&agent.underlay.needs().interface.name, express(agent));
+            let how = format!(
+                "ipip and direct out by packet socket on {interface}, by raw socket to who is not resolved{express}"
+            );
+            (true, how)
+        }
+        Err(reason) => (false, format!("ipip and direct out by raw socket: {reason}")),
+    };
+    Use { what: "next hops".into(), used, how }
 }
 
 /// What is to be said of AF_XDP, if anything.

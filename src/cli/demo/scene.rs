@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::time::Duration;
 
+use crate::agent::view::Route;
 use crate::cli::dissect::{self, Dissection};
 use crate::cli::routes;
 use crate::datastore;
@@ -274,7 +275,7 @@ fn routes(lab: &Lab, stage: &mut Stage<'_>) -> io::Result<()> {
     for node in &lab.nodes {
         stage.heading(&format!("Routes of {}", node.name))?;
         if let Some(plan) = stage.take("plan", rib::plan(&resources, &node.name))? {
-            routes::table(&plan).lines().try_for_each(|line| stage.line(line))?;
+            routes::table(&Route::all(&plan)).lines().try_for_each(|line| stage.line(line))?;
         }
     }
     Ok(())

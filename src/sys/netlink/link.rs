@@ -240,6 +240,18 @@ impl Netlink {
             .map_err(|cause| cause.during(format!("add veth pair {} and {}", end.name, peer.name)))
     }
 
+    /// Makes an IPIP device without addresses; it is down.
+    ///
+    /// # Errors
+    /// [`super::ErrorKind::Unsupported`] without the kernel's ipip module.
+    pub fn add_ipip(&mut self, name: &str) -> Result<()> {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::IfName(name.into()));
+        message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::IpIp)]));
+        self.change(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)
+            .map_err(|cause| cause.during(format!("add ipip {name}")))
+    }
+
     /// Makes a VXLAN device; it is down.
     ///
     /// # Errors

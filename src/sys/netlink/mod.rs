@@ -15,6 +15,7 @@ mod route;
 mod rule;
 
 use std::net::IpAddr;
+use std::os::fd::{FromRawFd, IntoRawFd};
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
@@ -22,6 +23,7 @@ use netlink_packet_core::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
+use super::door::{self, Wanted};
 use error::{Cause, Result};
 pub use error::{ErrorKind, NetlinkError};
 pub use link::{Link, LinkChange, LinkId, LinkIndex, VethEnd, Vxlan};
@@ -84,7 +86,11 @@ impl Netlink {
     /// The kernel or its sandbox has no route netlink, or descriptors are exhausted.
     pub fn open() -> Result<Self> {
         let open = || -> Result<Socket, Cause> {
-            let mut socket = Socket::new(NETLINK_ROUTE)?;
+            let mut socket = match door::fetch(Wanted::RouteNetlink) {
+                // SAFETY: a descriptor that nobody else has, of a socket of route netlink.
+                Some(opened) => unsafe { Socket::from_raw_fd(opened?.into_raw_fd()) },
+                None => Socket::new(NETLINK_ROUTE)?,
+            };
             socket.bind_auto()?;
             socket.connect(&SocketAddr::new(0, 0))?;
             // Both only improve error messages; kernels before 4.12 know neither.

@@ -1,0 +1,239 @@
+//! What is configured of the cluster and known of the ways through it: nodes, peers, tunnels, pools.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+use super::exceptions;
+use super::route::encapsulation;
+use crate::agent::Agent;
+use crate::agent::mtu::by_way;
+use crate::dataplane::Party;
+use crate::fib::Encapsulation;
+use crate::rib::{Encap, Rule, Target};
+
+/// Another node, as this one sends to it and receives from it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peer {
+    /// Name of the Node resource.
+    pub name: String,
+    /// Its underlay address.
+    pub address: String,
+    /// How packets travel to it: `ipip`, `vxlan`, `plain`; several where pools say so.
+    pub encapsulations: Vec<String>,
+    /// Prefixes that lead to it.
+    pub routes: usize,
+    /// What the underlay carries on the way there, as far as this node's kernel knows.
+    pub underlay_mtu: u16,
+    /// What was learned of the path: less than that.
+    pub path_mtu: Option<PathMtu>,
+    /// What is wrong with the way there.
+    pub fault: Option<Fault>,
+    /// Its IPIP tunnel address.
+    pub ipip_tunnel_address: Option<String>,
+    /// Its VXLAN tunnel address.
+    pub vxlan_tunnel_address: Option<String>,
+    /// Its VTEP's MAC.
+    pub vtep_mac: String,
+    /// Frames that it sent and that left the fast path.
+    pub punted: u64,
+    /// Frames that it sent and that were dropped.
+    pub dropped: u64,
+}
+
+/// What was learned of the path to a peer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PathMtu {
+    /// Greatest outer packet, bytes.
+    pub bytes: u16,
+    /// Who says so.
+    pub because: String,
+    /// Until more is tried.
+    pub for_seconds: u64,
+}
+
+/// What ICMP errors say of the way to a peer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fault {
+    /// What they say.
+    pub what: String,
+    /// Until it is forgotten, if none comes again.
+    pub for_seconds: u64,
+}
+
+impl Peer {
+    pub(crate) fn list(agent: &Agent) -> Vec<Self> {
+        let (plan, by_party) = (&agent.plan, agent.workers.by_party());
+        let (known, now) = (agent.workers.paths().snapshot(), Instant::now());
+        let left = |until: Instant| until.saturating_duration_since(now).as_secs();
+        let mut ways = vec![(BTreeSet::new(), 0); plan.peers.len()];
+        for route in &plan.routes {
+            if let Target::Peer { peer, encap } = route.target
+                && let Some((encaps, routes)) = ways.get_mut(peer)
+            {
+                encaps.insert(encap);
+                *routes += 1;
+            }
+        }
+        let view = |(index, (encaps, routes)): (usize, (BTreeSet<Encap>, usize))| {
+            let peer = &plan.peers[index];
+            let (punted, dropped) = exceptions(&by_party, Party::Peer(peer.address));
+            let path = known.get(&peer.address).copied().unwrap_or_default();
+            Peer {
+                name: peer.name.clone(),
+                address: peer.address.to_string(),
+                encapsulations: encaps.into_iter().map(|encap| encapsulation(encap).into()).collect(),
+                routes,
+                underlay_mtu: agent.paths.peer_mtus()[index],
+                path_mtu: path.mtu.map(|(bytes, evidence, until)| PathMtu {
+                    bytes,
+                    because: evidence.to_string(),
+                    for_seconds: left(until),
+                }),
+                fault: path
+                    .fault
+                    .map(|(fault, until)| Fault { what: fault.to_string(), for_seconds: left(until) }),
+                ipip_tunnel_address: peer.ipip_tunnel_addr.map(|address| address.to_string()),
+                vxlan_tunnel_address: peer.vxlan_tunnel_addr.map(|address| address.to_string()),
+                vtep_mac: peer.vtep_mac.to_string(),
+                punted,
+                dropped,
+            }
+        };
+        ways.into_iter().enumerate().map(view).collect()
+    }
+}
+
+/// A way to a peer with an outer header.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tunnel {
+    /// The peer at the far end.
+    pub peer: String,
+    /// `ipip` or `vxlan`.
+    pub encapsulation: String,
+    /// Outer source: this node.
+    pub local: String,
+    /// Outer destination.
+    pub remote: String,
+    /// Greatest inner packet, by what is configured and by what is known of the path.
+    pub mtu: u16,
+    /// Greatest inner packet by what is configured.
+    pub configured_mtu: u16,
+    /// Where that comes from.
+    pub because: String,
+    /// The MSS of TCP is lowered to what fits.
+    pub mss_clamped: bool,
+}
+
+impl Tunnel {
+    pub(crate) fn list(agent: &Agent) -> Vec<Self> {
+        let (plan, fib) = (&agent.plan, agent.publication.current());
+        let view = |tunnel: &crate::fib::Tunnel| {
+            let encap = match tunnel.encapsulation {
+                Encapsulation::Ipip(_) => Encap::Ipip,
+                Encapsulation::Vxlan(_) => Encap::Vxlan,
+            };
+            let index = plan.peers.iter().position(|peer| peer.address == tunnel.remote);
+            Tunnel {
+                peer: fib.peer(tunnel.peer).name.clone(),
+                encapsulation: encapsulation(encap).into(),
+                local: fib.node().address.to_string(),
+                remote: tunnel.remote.to_string(),
+                mtu: tunnel.mtu(),
+                configured_mtu: tunnel.full_mtu(),
+                because: by_way(plan, &agent.paths, index, encap).because().to_string(),
+                mss_clamped: tunnel.clamps,
+            }
+        };
+        fib.tunnels().map(|(_, tunnel)| view(tunnel)).collect()
+    }
+}
+
+/// An IPPool.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pool {
+    /// `spec.cidr`.
+    pub cidr: String,
+    /// `ipip` or `vxlan` with `Always` or `CrossSubnet`, or `ipip Never and vxlan Never`.
+    pub mode: String,
+    /// Prefixes in it that there is a route to.
+    pub routes: usize,
+    /// `spec.natOutgoing`.
+    pub nat_outgoing: bool,
+    /// `spec.disabled`: no new addresses; routes of existing blocks remain.
+    pub disabled: bool,
+    /// The MSS of TCP is lowered to what the way carries.
+    pub mss_clamped: bool,
+}
+
+impl Pool {
+    pub(crate) fn list(agent: &Agent) -> Vec<Self> {
+        let routes = &agent.plan.routes;
+        let view = |pool: &crate::rib::PoolPlan| Pool {
+            cidr: pool.cidr.to_string(),
+            mode: pool.mode().into(),
+            routes: routes.iter().filter(|route| route.pool == Some(pool.cidr)).count(),
+            nat_outgoing: pool.nat_outgoing,
+            disabled: pool.disabled,
+            mss_clamped: pool.clamps,
+        };
+        agent.plan.pools.iter().map(view).collect()
+    }
+}
+
+/// A node of the cluster, this one among them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    /// Name of the Node resource.
+    pub name: String,
+    /// Its underlay address.
+    pub address: String,
+    /// Its underlay subnet, which it compares with under CrossSubnet.
+    pub subnet: String,
+    /// It is the one that answers.
+    pub is_this: bool,
+    /// It lies in this node's subnet.
+    pub in_our_subnet: bool,
+    /// This node lies in its subnet. Where that differs from [`Self::in_our_subnet`], CrossSubnet differs by direction.
+    pub has_us_in_its_subnet: bool,
+    /// Its blocks.
+    pub blocks: Vec<String>,
+}
+
+impl Node {
+    pub(crate) fn list(agent: &Agent) -> Vec<Self> {
+        let plan = &agent.plan;
+        let blocks = |of: Option<usize>| {
+            let leads = move |target| match target {
+                Target::Peer { peer, .. } => Some(peer) == of,
+                Target::Blackhole => of.is_none(),
+                Target::Endpoint(_) | Target::Host => false,
+            };
+            let own =
+                plan.routes.iter().filter(move |route| route.rule == Rule::Block && leads(route.target));
+            own.map(|route| route.prefix.to_string()).collect()
+        };
+        let this = Node {
+            name: plan.node.clone(),
+            address: plan.address.to_string(),
+            subnet: plan.subnet.to_string(),
+            is_this: true,
+            in_our_subnet: true,
+            has_us_in_its_subnet: true,
+            blocks: blocks(None),
+        };
+        let peers = plan.peers.iter().enumerate().map(|(index, peer)| Node {
+            name: peer.name.clone(),
+            address: peer.address.to_string(),
+            subnet: peer.subnet.to_string(),
+            is_this: false,
+            in_our_subnet: plan.subnet.contains(&peer.address),
+            has_us_in_its_subnet: peer.subnet.contains(&plan.address),
+            blocks: blocks(Some(index)),
+        });
+        let mut all: Vec<Node> = std::iter::once(this).chain(peers).collect();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+}
