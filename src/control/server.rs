@@ -68,7 +68,7 @@ impl Server {
 
     /// Leaves the socket where it is: another daemon answers there.
     pub fn leave(mut self) {
-        self.name.take().map(Name::leave);
+        self.name.take().into_iter().for_each(Name::leave);
     }
 }
 

@@ -107,7 +107,7 @@ fn send(mut stream: TcpStream, next: impl Fn(u64) -> Option<Piece>) -> io::Resul
         hash.add(&chunk[..length]);
         stream.write_all(&chunk[..length])?;
         sent += length as u64;
-        piece.pause.map(std::thread::sleep);
+        piece.pause.into_iter().for_each(std::thread::sleep);
     }
     Ok(hash.0)
 }
