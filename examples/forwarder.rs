@@ -39,7 +39,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (commands, receiver) = channel::unbounded();
     let (events, _told) = channel::bounded(16);
     let counters = Counters::new();
-    let worker = Worker::new(Setup {
+    let mut worker = Worker::new(Setup {
         index: 0,
         workers: 1,
         pool: Pool::new(256, SlotSize::SuperFrame),

@@ -1,5 +1,5 @@
 //! The daemon as its operator meets it: what it refuses and with which words, what it keeps when a change is
-//! wrong, and that nothing stays behind.
+//! wrong, and that nothing stays behind once it is cleaned up after it.
 
 mod lab;
 
@@ -97,6 +97,15 @@ fn nothing_is_left(lab: &Lab) {
     }
 }
 
+/// `margay cleanup` on every node, after its daemon has ended: what outlasts it goes.
+fn cleaned_up(lab: &Lab) {
+    for node in &lab.nodes {
+        let ended = run(node.netns.command(margay()).unwrap().arg("cleanup"));
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+    }
+    nothing_is_left(lab);
+}
+
 /// Puts a node's daemon to an end and waits for it; hands over all that it said.
 fn end_with(lab: &mut Lab, node: usize, signal: Signal) -> String {
     let daemon = lab.nodes[node].daemon().unwrap();
@@ -108,7 +117,7 @@ fn end_with(lab: &mut Lab, node: usize, signal: Signal) -> String {
 }
 
 #[test]
-fn sigterm_and_sigint_take_away_what_was_made_and_tell_what_was_counted() {
+fn sigterm_and_sigint_leave_what_was_made_to_cleanup_and_tell_what_was_counted() {
     for (attach, signal) in [(Attach::Tap, Signal::SIGTERM), (Attach::Veth, Signal::SIGINT)] {
         let mut lab = start(LabSpec { attach, ..LabSpec::new(Mode::None) }, &[]);
         let host_ends = |lab: &Lab| -> Vec<_> {
@@ -121,7 +130,9 @@ fn sigterm_and_sigint_take_away_what_was_made_and_tell_what_was_counted() {
         let pod = &lab.nodes[0].pods[1];
         let sent = pod.netns.run(|| std::net::UdpSocket::bind("0.0.0.0:0")?.send_to(b"?", "10.65.0.50:9"));
         assert_eq!(sent.unwrap().unwrap(), 1);
-        // While it runs there is something to remove.
+        // In the order of the pod's queue: then that was dealt with.
+        reaches(&pod.netns, lab.nodes[0].pods[0].address, "its neighbour");
+        // While it runs there is something that could stay.
         let mut netlink = lab.nodes[0].netns.netlink().unwrap();
         assert!(netlink.link("margay0").is_ok());
         assert!(netlink.rules(Family::V4).unwrap().iter().any(|rule| rule.table == 4789));
@@ -138,7 +149,11 @@ fn sigterm_and_sigint_take_away_what_was_made_and_tell_what_was_counted() {
         assert_eq!((words[0][0], &words[1][..]), ("1", &["1", "default/pod-a2"][..]), "{signal}: {said}");
         // Exit status 0, or this says otherwise.
         lab.stop().unwrap_or_else(|error| panic!("{signal}: {error}"));
-        nothing_is_left(&lab);
+        assert!(netlink.link("margay0").is_ok(), "{signal}");
+        assert!(netlink.rules(Family::V4).unwrap().iter().any(|rule| rule.table == 4789), "{signal}");
+        assert_eq!(host_ends(&lab), served, "{signal}");
+        assert!(lab.nodes[0].pods[0].netns.netlink().unwrap().link("eth0").is_ok(), "{signal}");
+        cleaned_up(&lab);
         let restored = host_ends(&lab);
         assert!(restored.iter().all(|(_, mac)| *mac == Some(MacAddr::GATEWAY)), "{restored:?}");
     }
@@ -156,7 +171,7 @@ fn after_kill_9_it_starts_again() {
         reaches(&lab.nodes[0].pods[0].netns, lab.nodes[1].pods[0].address, "across, after the restart");
         reaches(&lab.nodes[1].pods[0].netns, lab.nodes[0].pods[1].address, "and back");
         lab.stop().unwrap_or_else(|error| panic!("{error}"));
-        nothing_is_left(&lab);
+        cleaned_up(&lab);
     }
 }
 
@@ -226,7 +241,7 @@ fn a_host_interface_that_somebody_deletes_is_made_again() {
     reaches(&a.pods[0].netns, a.address(), "a pod to its node");
     reaches(&a.pods[0].netns, b.pods[0].address, "across");
     lab.stop().unwrap_or_else(|error| panic!("{error}"));
-    nothing_is_left(&lab);
+    cleaned_up(&lab);
 }
 
 /// Nothing is encapsulated, so that the packet socket is needed, which does not survive that.
@@ -251,7 +266,7 @@ fn an_underlay_that_goes_and_returns_is_opened_again() {
     reaches(&lab.nodes[0].pods[0].netns, lab.nodes[1].pods[0].address, "across");
     reaches(&lab.nodes[1].pods[0].netns, lab.nodes[0].pods[1].address, "and back");
     lab.stop().unwrap_or_else(|error| panic!("{error}"));
-    nothing_is_left(&lab);
+    cleaned_up(&lab);
 }
 
 #[test]

@@ -65,7 +65,7 @@ impl Running {
             events,
             counters: Arc::clone(&counters),
         });
-        let worker = worker.expect("epoll and eventfd");
+        let mut worker = worker.expect("epoll and eventfd");
         let waker = worker.waker();
         let thread = thread::spawn(move || worker.run().unwrap());
         let wires = [(); 3].map(|()| Wire::default());

@@ -1,14 +1,17 @@
 //! Attaching endpoints: a TAP in the workload's namespace, or the host end of a veth.
 
-use std::fs;
+use std::fs::{self, File};
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use socket2::Socket;
 
+use super::mark::Mark;
 use super::workers::Workers;
+use super::{Site, while_busy};
 use crate::dataplane::antispoof::GATEWAY_ADDRESS;
 use crate::dataplane::{Neighbor, PortId};
 use crate::fib::EndpointId;
@@ -17,7 +20,9 @@ use crate::io::tap::TapPort;
 use crate::lpm::Prefix;
 use crate::rib::{Attach, EndpointPlan};
 use crate::sys::filter::Filter;
-use crate::sys::netlink::{ErrorKind, Family, Link, LinkChange, Netlink, NetlinkError, Route, Scope};
+use crate::sys::netlink::{
+    ErrorKind, Family, Link, LinkChange, LinkIndex, Netlink, NetlinkError, NetnsId, Route, Scope,
+};
 use crate::sys::netns::{Netns, NetnsError};
 use crate::sys::socket::{self, Seen};
 use crate::sys::tun::{self, Interface, Layer, TunError};
@@ -53,6 +58,9 @@ pub(super) enum AttachError {
     /// The namespace does not have the other end of its veth.
     #[error("the other end of {0} is not in the namespace that margay.dev/netns names")]
     NoPeer(String),
+    /// Two endpoints in one place.
+    #[error("{0} of that namespace is the interface of endpoint {1} already")]
+    Taken(String, String),
     /// A TAP without a namespace: `rib` does not let that pass.
     #[error("margay.dev/netns is missing")]
     NoNetns,
@@ -69,6 +77,8 @@ pub(super) struct Attached {
     pub(super) how: String,
     kind: Kind,
     mtu: Mtu,
+    /// What is known of the workload's MAC.
+    neighbor: Arc<Neighbor>,
 }
 
 /// The MTU of an endpoint's interface, bytes. Margay sets it to what the underlay lets it be, but never above
@@ -91,11 +101,30 @@ impl Mtu {
 
 #[derive(Debug)]
 enum Kind {
-    /// Where its namespace is, and which one that is. An open TAP keeps its namespace alive, so the
-    /// workload's end shows only in that its path leads nowhere, or to another namespace.
-    Tap { path: PathBuf, namespace: (u64, u64) },
+    Tap(Tap),
     /// The host end as it was found, and the namespace of the other end, where the resource names it.
-    Veth { before: Link, netns: Option<PathBuf> },
+    Veth {
+        before: Link,
+        netns: Option<PathBuf>,
+        /// The kernel has taken the remark by which a later daemon knows what was found.
+        is_marked: bool,
+        socket: Arc<Socket>,
+    },
+}
+
+#[derive(Debug)]
+struct Tap {
+    /// Where its namespace is, and which one that is. An open TAP keeps its namespace alive, so the workload's end shows
+    /// only in that its path leads nowhere, or to another namespace.
+    path: PathBuf,
+    namespace: (u64, u64),
+    /// The same place by numbers.
+    at: (Option<NetnsId>, LinkIndex),
+    queues: Vec<Arc<File>>,
+    /// The kernel has taken the remark by which a later daemon knows the interface.
+    is_marked: bool,
+    /// It is from an earlier daemon.
+    is_old: bool,
 }
 
 impl Attached {
@@ -105,20 +134,20 @@ impl Attached {
     }
 }
 
-/// Makes an endpoint's interface and gives its port to the workers: each can send, one receives each queue.
-/// The workload cannot send before [`Attached::raise`].
+/// Makes an endpoint's interface, or takes over the one that an earlier daemon made, and gives its port to the workers:
+/// each can send, one receives each queue. From a new interface the workload cannot send before [`Attached::raise`].
 ///
 /// # Errors
-/// See [`AttachError`]; then nothing is left of it.
+/// See [`AttachError`]; then nothing is left of what was made.
 pub(super) fn attach(
     id: EndpointId,
     plan: &EndpointPlan,
     mtu: u16,
-    workers: &Workers,
+    site: Site<'_>,
 ) -> Result<Attached, AttachError> {
     match plan.attach {
-        Attach::Tap => attach_tap(id, plan, mtu, workers),
-        Attach::Veth => attach_veth(id, plan, mtu, workers),
+        Attach::Tap => attach_tap(id, plan, mtu, site),
+        Attach::Veth => attach_veth(id, plan, mtu, site),
     }
 }
 
@@ -126,65 +155,143 @@ fn attach_tap(
     id: EndpointId,
     plan: &EndpointPlan,
     mtu: u16,
-    workers: &Workers,
+    site: Site<'_>,
 ) -> Result<Attached, AttachError> {
+    let workers = site.workers;
     let path = plan.netns.clone().ok_or(AttachError::NoNetns)?;
     let netns = Netns::open(&path)?;
-    let kind = Kind::Tap { namespace: netns.id()?, path };
+    let namespace = netns.id()?;
+    if let Some(other) = site.endpoints.values().find(|other| other.is_at(namespace, &plan.interface)) {
+        return Err(AttachError::Taken(plan.interface.clone(), other.plan.name.clone()));
+    }
     // A worker receives one queue of an endpoint at most.
     let queues = plan.queues.min(workers.count() as u16);
-    let (interface, mac) = netns.run(|| make_tap(plan, mtu, queues))??;
+    let held = site.legacy.descriptors.copies(&tap_name(plan, namespace, queues.into()));
+    let made = netns.run(|| make_tap(plan, mtu, queues, held))??;
+    // Where a namespace has no number, a TAP that nobody wants any more is found only by its path.
+    let number = Netlink::open().and_then(|mut netlink| netlink.give_netns_id(netns.as_fd())).ok();
+    let mark = Mark::Made { owner: site.owner, purpose: plan.name.clone() };
+    let alias = [LinkChange::Alias(mark.to_string())];
+    let is_marked = netns.netlink()?.set_link(made.link.index, &alias).is_ok();
 
     let neighbor = match plan.mac {
         Some(mac) => Neighbor::fixed(mac),
-        None => Neighbor::learned(mac),
+        None => {
+            let known = site.legacy.macs.get(&plan.name).copied().or(made.link.mac);
+            Neighbor::learned(known.unwrap_or(MacAddr([0; 6])))
+        }
     };
-    let offloads = interface.offloads;
-    let how = format!("TAP {}, {}, {} queue(s)", plan.interface, offloads.name(), interface.queues.len());
-    let queues: Vec<_> = interface.queues.into_iter().map(Arc::new).collect();
+    let offloads = made.interface.offloads;
+    let count = made.interface.queues.len();
+    let how = format!("TAP {}, {}, {count} queue(s)", plan.interface, offloads.name());
+    let queues: Vec<_> = made.interface.queues.into_iter().map(Arc::new).collect();
     for index in 0..workers.count() {
         // The id's own worker and those after it receive a queue each; everyone sends by some queue.
         let position = (index + workers.count() - id.0 as usize % workers.count()) % workers.count();
         let file = Arc::clone(&queues[position % queues.len()]);
         let port = TapPort::new(file, Layer::Tap, offloads);
-        workers.attach(index, id.into(), Box::new(port), position < queues.len(), neighbor.clone().into());
+        let receives = position < queues.len();
+        workers.attach(index, id.into(), Box::new(port), receives, Some(Arc::clone(&neighbor)));
     }
+    let at = (number, made.link.index);
+    let kind = Kind::Tap(Tap { path, namespace, at, queues, is_marked, is_old: made.is_old });
     let mtu = Mtu { computed: mtu, given: None, current: mtu };
-    Ok(Attached { id, plan: plan.clone(), how, kind, mtu })
+    Ok(Attached { id, plan: plan.clone(), how, kind, mtu, neighbor })
+}
+
+/// What a TAP's descriptors are called.
+fn tap_name(plan: &EndpointPlan, (dev, inode): (u64, u64), queues: usize) -> String {
+    format!("tap {dev}:{inode} {} of {queues}", plan.interface)
+}
+
+struct MadeTap {
+    interface: Interface,
+    link: Link,
+    is_old: bool,
 }
 
 /// Runs inside the workload's namespace: everything but what lets the workload send.
-fn make_tap(plan: &EndpointPlan, mtu: u16, queues: u16) -> Result<(Interface, MacAddr), AttachError> {
-    let interface = tun::open(&plan.interface, Layer::Tap, queues)?;
+fn make_tap(
+    plan: &EndpointPlan,
+    mtu: u16,
+    queues: u16,
+    held: Option<Vec<OwnedFd>>,
+) -> Result<MadeTap, AttachError> {
     let mut netlink = Netlink::open()?;
+    let (interface, is_old) = open_tap(&mut netlink, plan, queues, held)?;
     let name = plan.interface.as_str();
-    let link = netlink.link(name)?;
+    let index = netlink.link(name)?.index;
     let mut changes = vec![LinkChange::Mtu(mtu.into()), LinkChange::TxQueueLen(QUEUE_LEN)];
     changes.extend(plan.mac.map(LinkChange::Mac));
-    netlink.set_link(name, &changes)?;
+    netlink.set_link(index, &changes)?;
     if interface.offloads.has_tso() {
         // Kernels before 3.10 do not know it: then super-frames are of 64 KiB, and still fit a slot.
-        unless_unsupported(netlink.set_link(name, &[LinkChange::GsoMaxSize(GSO_MAX_SIZE)]))?;
+        unless_unsupported(netlink.set_link(index, &[LinkChange::GsoMaxSize(GSO_MAX_SIZE)]))?;
     }
     // Where the kernel has no IPv6, there is no link-local address to do without.
-    unless_unsupported(netlink.set_link(name, &[LinkChange::NoLinkLocal]))?;
-    // An address of the other family would be one that nothing is routed to.
-    for address in plan.addresses.iter().filter(|address| address.is_ipv4()) {
-        netlink.add_address(link.index, Prefix::from(*address))?;
+    unless_unsupported(netlink.set_link(index, &[LinkChange::NoLinkLocal]))?;
+    set_addresses(&mut netlink, index, plan)?;
+    Ok(MadeTap { interface, link: netlink.link(index)?, is_old })
+}
+
+/// The interface, and whether it is from an earlier daemon.
+fn open_tap(
+    netlink: &mut Netlink,
+    plan: &EndpointPlan,
+    queues: u16,
+    held: Option<Vec<OwnedFd>>,
+) -> Result<(Interface, bool), AttachError> {
+    let name = plan.interface.as_str();
+    if let Some(Ok(interface)) = held.map(|held| tun::adopt(name, held)) {
+        return Ok((interface, true));
     }
-    let mac = netlink.link(name)?.mac.unwrap_or(MacAddr([0; 6]));
-    Ok((interface, mac))
+    let found = netlink.link(name).ok();
+    let ours = found.filter(|link| matches!(Mark::of(link), Some(Mark::Made { .. })));
+    if let Some(link) = ours {
+        match while_busy(|| tun::reopen(name, Layer::Tap, queues)) {
+            Err(error) if error.is_other_kind() => netlink.delete_link(link.index)?,
+            other => return Ok((other?, true)),
+        }
+    }
+    Ok((tun::open(name, Layer::Tap, queues)?, false))
+}
+
+/// The plan's addresses and no others. One of the other family would be one that nothing is routed to.
+fn set_addresses(netlink: &mut Netlink, dev: LinkIndex, plan: &EndpointPlan) -> Result<(), NetlinkError> {
+    let wanted: Vec<Prefix> = plan
+        .addresses
+        .iter()
+        .filter(|address| address.is_ipv4())
+        .map(|address| Prefix::from(*address))
+        .collect();
+    let found = netlink.addresses()?.into_iter().filter(|(link, _)| *link == dev);
+    let found: Vec<Prefix> =
+        found.map(|(_, address)| address).filter(|address| address.addr().is_ipv4()).collect();
+    for address in found.iter().filter(|address| !wanted.contains(address)) {
+        netlink.delete_address(dev, *address)?;
+    }
+    for address in wanted.iter().filter(|address| !found.contains(address)) {
+        netlink.add_address(dev, *address)?;
+    }
+    Ok(())
 }
 
 /// Runs inside the workload's namespace: up, and the routes that Calico's CNI plugin gives a pod.
-fn raise_tap(plan: &EndpointPlan) -> Result<(), AttachError> {
+fn raise_tap(plan: &EndpointPlan, is_old: bool) -> Result<(), AttachError> {
     let mut netlink = Netlink::open()?;
     let name = plan.interface.as_str();
     netlink.set_link(name, &[LinkChange::Up])?;
     let dev = Some(netlink.link(name)?.index);
-    netlink.add_route(&Route { dev, scope: Scope::Link, ..Route::to(host(GATEWAY_ADDRESS)) })?;
     let via = Some(GATEWAY_ADDRESS.into());
-    netlink.add_route(&Route { dev, via, ..Route::default_of(Family::V4) })?;
+    for route in [
+        Route { dev, scope: Scope::Link, ..Route::to(host(GATEWAY_ADDRESS)) },
+        Route { dev, via, ..Route::default_of(Family::V4) },
+    ] {
+        match netlink.add_route(&route) {
+            Err(error) if is_old && error.kind == ErrorKind::Exists => {}
+            other => other?,
+        }
+    }
     Ok(())
 }
 
@@ -192,48 +299,80 @@ fn attach_veth(
     id: EndpointId,
     plan: &EndpointPlan,
     mtu: u16,
-    workers: &Workers,
+    site: Site<'_>,
 ) -> Result<Attached, AttachError> {
+    let workers = site.workers;
     let mut netlink = Netlink::open()?;
     let name = plan.interface.as_str();
-    let before = netlink.link(name)?;
-    let kind = Kind::Veth { before: before.clone(), netns: plan.netns.clone() };
+    let link = netlink.link(name)?;
+    let found = bytes(link.mtu);
+    let (before, given) = match Mark::of(&link) {
+        Some(Mark::Serves { mac, given, set, .. }) => {
+            // What margay did not set somebody else chose since.
+            let given = if found == set { given } else { found };
+            (Link { mac: Some(mac), ..link.clone() }, given)
+        }
+        _ => (link.clone(), found),
+    };
+    // A remark of somebody else's stays, and then nothing can be noted.
+    let is_marked = link.alias.is_none() || Mark::of(&link).is_some();
     let how = format!("veth host end {name}, packet socket");
-    let found = bytes(before.mtu);
-    let mtu = Mtu { computed: mtu, given: Some(found), current: found };
-    let mut attached = Attached { id, plan: plan.clone(), how, kind, mtu };
-    // Where it cannot be lowered it stays, and what is too large is told to the workload packet by packet.
-    if let Err(error) = attached.lower_mtu() {
-        tracing::warn!(endpoint = %plan.name, %error, "the MTU could not be lowered");
-    }
-    let socket = Arc::new(open_host_end(&mut netlink, &before)?);
-    let neighbor = plan.mac.map_or_else(Neighbor::unknown, Neighbor::fixed);
+    let socket = Arc::new(open_host_end(&mut netlink, &link, &site)?);
+    let neighbor = match (plan.mac, site.legacy.macs.get(&plan.name)) {
+        (Some(mac), _) => Neighbor::fixed(mac),
+        (None, Some(mac)) => Neighbor::learned(*mac),
+        (None, None) => Neighbor::unknown(),
+    };
     for index in 0..workers.count() {
         let port = PacketPort::new(Arc::clone(&socket));
         let receives = index == id.0 as usize % workers.count();
         workers.attach(index, id.into(), Box::new(port), receives, Some(Arc::clone(&neighbor)));
     }
+    let kind = Kind::Veth { before, netns: plan.netns.clone(), is_marked, socket };
+    let mtu = Mtu { computed: mtu, given: Some(given), current: found };
+    let mut attached = Attached { id, plan: plan.clone(), how, kind, mtu, neighbor };
+    attached.mark_veth(found);
+    // Where it cannot be set it stays, and what is too large is told to the workload packet by packet.
+    if let Err(error) = attached.lower_mtu().and_then(|()| attached.raise_mtu()) {
+        tracing::warn!(endpoint = %plan.name, %error, "the MTU could not be set");
+    }
     Ok(attached)
 }
 
 /// Takes the host end out of the host's hands: another MAC, no ARP, no IPv6 address; then opens the socket.
-fn open_host_end(netlink: &mut Netlink, link: &Link) -> Result<Socket, AttachError> {
-    let name = link.name.as_str();
+fn open_host_end(netlink: &mut Netlink, link: &Link, site: &Site<'_>) -> Result<Socket, AttachError> {
     netlink.set_link(link.index, &[LinkChange::Mac(HOST_END_MAC), LinkChange::NoArp])?;
     unless_unsupported(netlink.set_link(link.index, &[LinkChange::NoLinkLocal]))?;
-    let socket = socket::packet(link.index.0, Seen::All, &Filter::untagged())
-        .map_err(|error| AttachError::Socket(name.to_owned(), error))?;
-    Ok(socket)
+    let held = site.legacy.descriptors.copies(&veth_name(link)).and_then(|mut held| held.pop());
+    match held {
+        Some(held) => Ok(held.into()),
+        None => socket::packet(link.index.0, Seen::All, &Filter::untagged())
+            .map_err(|error| AttachError::Socket(link.name.clone(), error)),
+    }
+}
+
+/// What a veth's descriptor is called.
+fn veth_name(host_end: &Link) -> String {
+    format!("veth {} {}", host_end.index.0, host_end.name)
 }
 
 impl Attached {
-    /// Lets the workload send. Called when the FIB has the endpoint's route: its first packet is not lost.
+    /// Lets the workload send, and the interface outlast this process. Called when the FIB has the endpoint's route: its
+    /// first packet is not lost.
     ///
     /// # Errors
     /// The namespace or the interface is gone, or has routes of its own.
     pub(super) fn raise(&self) -> Result<(), AttachError> {
         match &self.kind {
-            Kind::Tap { path, .. } => Netns::open(path)?.run(|| raise_tap(&self.plan))?,
+            Kind::Tap(tap) => {
+                Netns::open(&tap.path)?.run(|| raise_tap(&self.plan, tap.is_old))??;
+                if let (true, Some(queue)) = (tap.is_marked, tap.queues.first())
+                    && let Err(error) = tun::set_persistent(queue, true)
+                {
+                    tracing::warn!(endpoint = %self.plan.name, %error, "the interface will go when the daemon ends");
+                }
+                Ok(())
+            }
             Kind::Veth { before, .. } => Ok(Netlink::open()?.set_link(before.index, &[LinkChange::Up])?),
         }
     }
@@ -241,22 +380,52 @@ impl Attached {
     /// Takes the endpoint from the workers and removes what margay made; a veth is left as it was found.
     /// What has gone already is no error.
     pub(super) fn detach(self, workers: &Workers) {
+        if let Kind::Tap(Tap { queues, .. }) = &self.kind {
+            // It goes with its last queue, wherever its namespace is.
+            queues.iter().for_each(|queue| drop(tun::set_persistent(queue, false)));
+        }
         workers.detach(PortId::Endpoint(self.id));
+        self.restore();
+    }
+
+    /// What another daemon needs to go on with it.
+    pub(super) fn descriptors(&self) -> (String, Vec<BorrowedFd<'_>>) {
+        match &self.kind {
+            Kind::Tap(Tap { namespace, queues, .. }) => {
+                let name = tap_name(&self.plan, *namespace, queues.len());
+                (name, queues.iter().map(|queue| queue.as_fd()).collect())
+            }
+            Kind::Veth { before, socket, .. } => (veth_name(before), vec![socket.as_fd()]),
+        }
+    }
+
+    /// The workload's MAC, if it is known.
+    pub(super) fn mac(&self) -> Option<MacAddr> {
+        self.neighbor.mac()
     }
 
     /// By what path its namespace is found, where it is by one.
     pub(super) fn path(&self) -> Option<&Path> {
         match &self.kind {
-            Kind::Tap { path, .. } => Some(path),
+            Kind::Tap(tap) => Some(&tap.path),
             Kind::Veth { .. } => None,
         }
+    }
+
+    /// Whether it is the TAP `link` of the namespace with this number.
+    pub(super) fn is_tap(&self, netns: NetnsId, link: LinkIndex) -> bool {
+        matches!(&self.kind, Kind::Tap(tap) if tap.at == (Some(netns), link))
+    }
+
+    fn is_at(&self, place: (u64, u64), interface: &str) -> bool {
+        matches!(&self.kind, Kind::Tap(tap) if tap.namespace == place && self.plan.interface == interface)
     }
 
     /// Whether the workload's namespace is no longer where it was, or its host end's index not one that
     /// `is_there`.
     pub(super) fn is_orphan(&self, is_there: impl FnOnce(u32) -> bool) -> bool {
         match &self.kind {
-            Kind::Tap { path, namespace } => {
+            Kind::Tap(Tap { path, namespace, .. }) => {
                 !fs::metadata(path).is_ok_and(|found| (found.dev(), found.ino()) == *namespace)
             }
             Kind::Veth { before, .. } => !is_there(before.index.0),
@@ -306,8 +475,8 @@ impl Attached {
 
     fn set_mtu(&mut self) -> Result<(), AttachError> {
         match &self.kind {
-            Kind::Tap { path, .. } => {
-                let mut netlink = Netns::open(path)?.netlink()?;
+            Kind::Tap(tap) => {
+                let mut netlink = Netns::open(&tap.path)?.netlink()?;
                 let link = netlink.link(self.plan.interface.as_str())?;
                 self.note_mtu(bytes(link.mtu));
                 let wanted = self.mtu.wanted();
@@ -315,13 +484,26 @@ impl Attached {
                 self.mtu.current = wanted;
             }
             Kind::Veth { netns: None, .. } => {}
-            Kind::Veth { before, netns: Some(netns) } => {
+            Kind::Veth { before, netns: Some(netns), .. } => {
                 let wanted = self.mtu.wanted();
+                // First, as what margay set must never be taken for what somebody chose.
+                self.mark_veth(wanted);
                 set_veth_mtu(before, netns, wanted)?;
                 self.mtu.current = wanted;
             }
         }
         Ok(())
+    }
+
+    /// Notes on a veth what it was, and the MTU that margay gives it.
+    fn mark_veth(&self, set: u16) {
+        let Kind::Veth { before, netns, is_marked: true, .. } = &self.kind else { return };
+        let (Some(mac), Some(given)) = (before.mac, self.mtu.given) else { return };
+        let mark = Mark::Serves { mac, given, set, netns: netns.clone() };
+        let mark = [LinkChange::Alias(mark.to_string())];
+        if let Err(error) = Netlink::open().and_then(|mut netlink| netlink.set_link(before.index, &mark)) {
+            tracing::debug!(endpoint = %self.plan.name, %error, "what the veth was could not be noted");
+        }
     }
 
     /// What is not what margay has set somebody else chose.
@@ -334,7 +516,7 @@ impl Attached {
 
 /// Sets the MTU of both ends. A veth drops what is larger than the MTU of the end that it reaches, so the larger of the
 /// two is never the sender's: the workload's end is lowered first and raised last.
-fn set_veth_mtu(host_end: &Link, netns: &Path, mtu: u16) -> Result<(), AttachError> {
+pub(super) fn set_veth_mtu(host_end: &Link, netns: &Path, mtu: u16) -> Result<(), AttachError> {
     let change = [LinkChange::Mtu(mtu.into())];
     let mut inside = Netns::open(netns)?.netlink()?;
     let mut outside = Netlink::open()?;
@@ -351,9 +533,9 @@ fn set_veth_mtu(host_end: &Link, netns: &Path, mtu: u16) -> Result<(), AttachErr
     Ok(())
 }
 
-impl Drop for Attached {
-    fn drop(&mut self) {
-        let Kind::Veth { before, netns } = &self.kind else { return };
+impl Attached {
+    fn restore(&self) {
+        let Kind::Veth { before, netns, is_marked, .. } = &self.kind else { return };
         let mut changes = vec![LinkChange::Arp];
         changes.extend(before.mac.map(LinkChange::Mac));
         let mut restored = Netlink::open()
@@ -363,6 +545,10 @@ impl Drop for Attached {
             && self.mtu.current != given
         {
             restored = restored.and_then(|()| set_veth_mtu(before, netns, given));
+        }
+        if *is_marked {
+            let unmarked = [LinkChange::Alias(String::new())];
+            restored = restored.and_then(|()| Ok(Netlink::open()?.set_link(before.index, &unmarked)?));
         }
         let is_gone = |error: &AttachError| matches!(error, AttachError::Netlink(error) if error.kind == ErrorKind::NoDevice);
         if let Err(error) = restored

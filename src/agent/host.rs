@@ -4,18 +4,23 @@
 //! underlay for this node's blocks without encapsulation is margay's, and must neither be forwarded nor
 //! answered by the kernel. A rule sends it to a table of blackholes, as Calico's `blackhole` routes do.
 
+use std::fs::File;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::Ipv4Net;
 
-use super::workers::Workers;
+use super::Site;
+use super::descriptors::Descriptors;
+use super::mark::Mark;
 use crate::dataplane::PortId;
 use crate::io::tap::TapPort;
 use crate::lpm::Prefix;
 use crate::rib::NodePlan;
-use crate::sys::netlink::{ErrorKind, Family, LinkChange, Netlink, NetlinkError, Route, RouteKind, Rule};
-use crate::sys::tun::{self, Layer, TunError};
+use crate::sys::netlink::{
+    ErrorKind, Family, Link, LinkChange, Netlink, NetlinkError, Route, RouteKind, Rule,
+};
+use crate::sys::tun::{self, Interface, Layer, TunError};
 
 /// Who made our routes and rules, as Calico marks its own (`proto 80`).
 const PROTOCOL: u8 = 80;
@@ -34,10 +39,14 @@ pub enum HostError {
     Netlink(#[from] NetlinkError),
 }
 
-/// The TUN towards this node's kernel. It goes away with its descriptor, and its routes with it.
+/// The TUN towards this node's kernel. It stays when the daemon ends, and its addresses and routes with it: what is for
+/// pods must not leave by another way meanwhile.
 #[derive(Debug)]
 pub(super) struct HostInterface {
     name: String,
+    queue: Arc<File>,
+    /// The kernel has taken the remark by which a later daemon knows it.
+    is_marked: bool,
     /// For the start-up screen.
     pub(super) how: String,
     state: State,
@@ -52,6 +61,19 @@ struct State {
 }
 
 impl State {
+    /// What an earlier daemon gave it.
+    fn found(netlink: &mut Netlink, link: &Link) -> Result<Self, NetlinkError> {
+        let addresses = netlink.addresses()?.into_iter().filter(|(dev, _)| *dev == link.index);
+        let routes = netlink.routes(Family::V4)?.into_iter();
+        let routes = routes.filter(|route| route.dev == Some(link.index) && route.protocol == PROTOCOL);
+        Ok(State {
+            addresses: addresses.map(|(_, address)| address.addr()).filter(IpAddr::is_ipv4).collect(),
+            pools: routes.map(|route| route.dst).collect(),
+            // So that everything is looked at.
+            mtu: 0,
+        })
+    }
+
     fn of(plan: &NodePlan, mtu: u16) -> Self {
         let tunnels = [plan.vxlan_tunnel_addr, plan.ipip_tunnel_addr];
         State {
@@ -63,23 +85,46 @@ impl State {
 }
 
 impl HostInterface {
-    /// Makes the interface and gives it to the workers: each can send, the first receives.
+    /// Makes the interface, or takes over the one that is there from an earlier daemon, and gives it to the workers:
+    /// each can send, the first receives.
     ///
     /// # Errors
     /// See [`HostError`].
-    pub(super) fn open(name: &str, plan: &NodePlan, mtu: u16, workers: &Workers) -> Result<Self, HostError> {
-        let interface = tun::open(name, Layer::Tun, 1)?;
+    pub(super) fn open(name: &str, plan: &NodePlan, mtu: u16, site: Site<'_>) -> Result<Self, HostError> {
+        let mut netlink = Netlink::open()?;
+        let interface = open_tun(&mut netlink, name, &site.legacy.descriptors)?;
+        let link = netlink.link(name)?;
+        let mark = Mark::Made { owner: site.owner, purpose: "host".into() };
+        let is_marked = netlink.set_link(link.index, &[LinkChange::Alias(mark.to_string())]).is_ok();
         let how = format!("TUN {name}, {}", interface.offloads.name());
-        let mut host = HostInterface { name: name.to_owned(), how, state: State::default() };
+        let queues: Vec<_> = interface.queues.into_iter().map(Arc::new).collect();
+        let Some(queue) = queues.first().map(Arc::clone) else {
+            let source = std::io::ErrorKind::NotFound.into();
+            return Err(TunError::Create { name: name.to_owned(), source }.into());
+        };
+        let state = State::found(&mut netlink, &link)?;
+        let mut host =
+            HostInterface { name: name.to_owned(), queue: Arc::clone(&queue), is_marked, how, state };
         host.follow(plan, mtu)?;
-        for file in interface.queues {
-            let file = Arc::new(file);
-            for index in 0..workers.count() {
-                let port = TapPort::new(Arc::clone(&file), Layer::Tun, interface.offloads);
-                workers.attach(index, PortId::Host, Box::new(port), index == 0, None);
-            }
+        for index in 0..site.workers.count() {
+            let port = TapPort::new(Arc::clone(&queue), Layer::Tun, interface.offloads);
+            site.workers.attach(index, PortId::Host, Box::new(port), index == 0, None);
         }
         Ok(host)
+    }
+
+    /// Lets it outlast this process.
+    pub(super) fn persist(&self) {
+        if self.is_marked
+            && let Err(error) = tun::set_persistent(&self.queue, true)
+        {
+            tracing::warn!(%error, "the host interface will go when the daemon ends");
+        }
+    }
+
+    /// What another daemon needs to go on with it.
+    pub(super) fn descriptor(&self) -> (String, &File) {
+        (descriptor_name(&self.name), &self.queue)
     }
 
     /// Gives it the addresses and routes of `plan`.
@@ -122,23 +167,63 @@ impl HostInterface {
     }
 }
 
-/// The rule and the blackholes that keep the kernel from what is margay's; removed when dropped.
+fn open_tun(netlink: &mut Netlink, name: &str, legacy: &Descriptors) -> Result<Interface, HostError> {
+    if let Some(queues) = legacy.copies(&descriptor_name(name))
+        && let Ok(interface) = tun::adopt(name, queues)
+    {
+        return Ok(interface);
+    }
+    let found = netlink.link(name).ok();
+    let ours = found.filter(|link| matches!(Mark::of(link), Some(Mark::Made { .. })));
+    if let Some(link) = ours {
+        match super::while_busy(|| tun::reopen(name, Layer::Tun, 1)) {
+            Err(error) if error.is_other_kind() => netlink.delete_link(link.index)?,
+            other => return Ok(other?),
+        }
+    }
+    Ok(tun::open(name, Layer::Tun, 1)?)
+}
+
+fn descriptor_name(interface: &str) -> String {
+    format!("host {interface}")
+}
+
+/// The rule and the blackholes that keep the kernel from what is margay's. They outlast the daemon: what arrives while
+/// there is none is lost, and not forwarded without a check.
 #[derive(Debug)]
 pub(super) struct Guard {
     interface: String,
     prefixes: Vec<Ipv4Net>,
+    /// What a daemon that does not come to work has made goes with it.
+    lasts: bool,
 }
 
 impl Guard {
-    /// Begins anew: what an earlier process may have left is removed.
+    /// Goes on where an earlier daemon ended, with nothing unguarded in between.
     ///
     /// # Errors
     /// The kernel refuses; without CAP_NET_ADMIN in this namespace it does.
     pub(super) fn new(interface: &str) -> Result<Self, NetlinkError> {
         let mut netlink = Netlink::open()?;
-        clear(&mut netlink)?;
-        netlink.add_rule(&rule(interface))?;
-        Ok(Guard { interface: interface.to_owned(), prefixes: Vec::new() })
+        let rules = our_rules(&mut netlink)?;
+        let wanted = rule(interface);
+        if !rules.contains(&wanted) {
+            netlink.add_rule(&wanted)?;
+        }
+        for other in rules.iter().filter(|found| **found != wanted) {
+            unless(ErrorKind::NotFound, netlink.delete_rule(other))?;
+        }
+        let prefixes = our_blackholes(&mut netlink)?.into_iter().filter_map(|route| match route.dst {
+            Prefix::V4(prefix) => Some(prefix),
+            Prefix::V6(_) => None,
+        });
+        let prefixes = prefixes.collect();
+        Ok(Guard { interface: interface.to_owned(), prefixes, lasts: !rules.is_empty() })
+    }
+
+    /// Lets it outlast this process.
+    pub(super) fn persist(&mut self) {
+        self.lasts = true;
     }
 
     /// The underlay interface that it guards.
@@ -168,23 +253,39 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        if let Err(error) = Netlink::open().and_then(|mut netlink| clear(&mut netlink)) {
+        if !self.lasts
+            && let Err(error) = Netlink::open().and_then(|mut netlink| clear(&mut netlink))
+        {
             tracing::warn!(%error, "the rule for the underlay could not be removed");
         }
     }
 }
 
-/// Removes our rules and our table.
-fn clear(netlink: &mut Netlink) -> Result<(), NetlinkError> {
-    let ours = |rule: &Rule| rule.table == TABLE && rule.protocol == PROTOCOL;
-    for rule in netlink.rules(Family::V4)?.iter().filter(|rule| ours(rule)) {
+/// Removes our rules and our table; says whether there was anything.
+///
+/// # Errors
+/// The kernel refuses.
+pub(super) fn clear(netlink: &mut Netlink) -> Result<bool, NetlinkError> {
+    let (rules, routes) = (our_rules(netlink)?, our_blackholes(netlink)?);
+    for rule in &rules {
         unless(ErrorKind::NotFound, netlink.delete_rule(rule))?;
     }
-    let routes = netlink.routes(Family::V4)?;
-    for route in routes.iter().filter(|route| route.table == TABLE && route.protocol == PROTOCOL) {
+    for route in &routes {
         unless(ErrorKind::NotFound, netlink.delete_route(route))?;
     }
-    Ok(())
+    Ok(!rules.is_empty() || !routes.is_empty())
+}
+
+fn our_rules(netlink: &mut Netlink) -> Result<Vec<Rule>, NetlinkError> {
+    let mut rules = netlink.rules(Family::V4)?;
+    rules.retain(|rule| rule.table == TABLE && rule.protocol == PROTOCOL);
+    Ok(rules)
+}
+
+fn our_blackholes(netlink: &mut Netlink) -> Result<Vec<Route>, NetlinkError> {
+    let mut routes = netlink.routes(Family::V4)?;
+    routes.retain(|route| route.table == TABLE && route.protocol == PROTOCOL);
+    Ok(routes)
 }
 
 fn rule(interface: &str) -> Rule {

@@ -6,8 +6,11 @@
 
 pub mod capture;
 mod counts;
+mod descriptors;
 mod endpoint;
 mod host;
+mod leftovers;
+mod mark;
 mod mtu;
 mod next_hops;
 mod notices;
@@ -15,6 +18,7 @@ mod remote;
 mod rootless;
 mod screen;
 mod sole;
+pub mod takeover;
 mod underlay;
 pub mod view;
 mod workers;
@@ -36,19 +40,26 @@ use crate::fib::{Attachment, CompileError, EndpointId, Environment, Fib, OuterTt
 use crate::resource::FelixConfiguration;
 use crate::rib::{self, EndpointPlan, NodePlan, PlanError};
 use crate::sys::netlink::{Change, ErrorKind, Netlink, NetlinkError};
+use crate::sys::netns::NetnsError;
+use crate::sys::tun::TunError;
+use crate::wire::MacAddr;
 
 use capture::Captures;
+use descriptors::Descriptors;
 use endpoint::Attached;
 use host::{Guard, HostInterface};
+use mark::{Mark, Owner};
 use mtu::{Paths, PodMtu};
 use next_hops::Follower;
 use notices::Notices;
 use rootless::Rootless;
 use sole::Sole;
+use takeover::TakeoverError;
 use underlay::{Needs, Underlay, own_prefixes};
 
 pub use counts::Counts;
 pub use host::HostError;
+pub use leftovers::clean_up;
 pub use remote::{Refused, Remote, Request, remote};
 pub use underlay::UnderlayError;
 use workers::Workers;
@@ -118,6 +129,12 @@ pub enum AgentError {
     /// Another daemon, or no Unix sockets at all.
     #[error("{}", not_alone(.0))]
     NotAlone(#[source] io::Error),
+    /// This process's own network namespace.
+    #[error(transparent)]
+    Namespace(NetnsError),
+    /// The daemon that runs keeps its place.
+    #[error(transparent)]
+    Takeover(#[from] TakeoverError),
     /// Threads, epoll.
     #[error("the worker threads cannot be started: {0}")]
     Workers(#[source] io::Error),
@@ -129,10 +146,17 @@ pub enum AgentError {
 /// What the operator tells the daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {
-    /// Read the resources again (SIGHUP).
-    Reload,
-    /// Remove what was made, and end (SIGTERM, SIGINT).
+    /// End (SIGTERM, SIGINT). What was made stays for the next daemon, so that the workloads keep what they have.
     Stop,
+}
+
+/// How a daemon's work ended.
+#[derive(Debug)]
+pub enum Ending {
+    /// It was told to stop.
+    Stopped(Counts),
+    /// Another daemon has its place.
+    HandedOver(Counts),
 }
 
 /// What came of reading the resources again.
@@ -170,7 +194,26 @@ struct Updates {
     time: Duration,
 }
 
-/// A node at work. Dropping it removes everything that it made.
+/// What an earlier daemon knew and had open.
+#[derive(Debug, Default)]
+struct Legacy {
+    descriptors: Descriptors,
+    /// The workloads' MACs, by the endpoints' names.
+    macs: BTreeMap<String, MacAddr>,
+}
+
+/// What there is to work with when something is opened.
+#[derive(Clone, Copy)]
+struct Site<'a> {
+    config: &'a Config,
+    workers: &'a Workers,
+    endpoints: &'a BTreeMap<String, Attached>,
+    legacy: &'a Legacy,
+    rootless: Option<&'a Rootless>,
+    owner: Owner,
+}
+
+/// A node at work. What it made outlasts it.
 pub struct Agent {
     config: Config,
     plan: NodePlan,
@@ -203,6 +246,13 @@ pub struct Agent {
     /// Drops that were logged.
     drops: counts::Log,
     captures: Captures,
+    legacy: Legacy,
+    owner: Owner,
+    /// What others of this process have open that the next daemon is to go on with.
+    beside: Descriptors,
+    is_handed_over: bool,
+    /// How long the service manager waits for a sign of life.
+    watchdog: Option<Duration>,
     started: Instant,
     /// Of the FIB.
     updates: Updates,
@@ -212,7 +262,7 @@ pub struct Agent {
     read_at: Instant,
     wrong: Option<String>,
     /// Last, as the next daemon may begin when it is gone.
-    _sole: Sole,
+    sole: Sole,
 }
 
 impl Agent {
@@ -220,7 +270,15 @@ impl Agent {
     ///
     /// # Errors
     /// Anything but an endpoint that cannot be attached, which is tried again later.
-    pub fn start(mut config: Config) -> Result<Self, AgentError> {
+    pub fn start(config: Config) -> Result<Self, AgentError> {
+        let mut agent = Self::prepare(config, Legacy::default())?;
+        agent.workers.begin().map_err(AgentError::Workers)?;
+        agent.settle_in();
+        Ok(agent)
+    }
+
+    /// Everything but what only one daemon can do at a time: to receive.
+    fn prepare(mut config: Config, legacy: Legacy) -> Result<Self, AgentError> {
         let mut told = BTreeSet::new();
         let rootless = Rootless::find();
         let plan = load(&config, rootless.as_ref(), &mut told)?;
@@ -238,8 +296,12 @@ impl Agent {
             icmp_source: config.icmp_source,
         };
         let publication = Publication::new(Fib::compile(&plan, &environment)?);
-        let sole = Sole::claim().map_err(AgentError::NotAlone)?;
-        let workers = Workers::start(config.workers, (config.spin, config.probe_path_mtu), &publication)
+        let sole = match legacy.descriptors.copies(takeover::SOLE).and_then(|mut proof| proof.pop()) {
+            Some(proof) => Sole::inherit(proof),
+            None => Sole::claim().map_err(AgentError::NotAlone)?,
+        };
+        let owner = Owner::here().map_err(AgentError::Namespace)?;
+        let workers = Workers::new(config.workers, (config.spin, config.probe_path_mtu), &publication)
             .map_err(AgentError::Workers)?;
         let guard = match rootless {
             Some(_) => None,
@@ -247,11 +309,20 @@ impl Agent {
         };
         // Before anything is asked for: what changes afterwards is told.
         let changes = next_hops::listen()?;
-        let underlay = Underlay::open(needs, &config, &workers, rootless.as_ref(), None)?;
+        let endpoints = BTreeMap::new();
+        let site = Site {
+            config: &config,
+            workers: &workers,
+            endpoints: &endpoints,
+            legacy: &legacy,
+            rootless: rootless.as_ref(),
+            owner,
+        };
+        let underlay = Underlay::open(needs, site, &legacy.descriptors, None)?;
         let host = config
             .host_interface
             .as_deref()
-            .map(|name| HostInterface::open(name, &plan, mtu.bytes, &workers))
+            .map(|name| HostInterface::open(name, &plan, mtu.bytes, site))
             .transpose()?;
         let notices = Notices::start().map_err(AgentError::Workers)?;
         let mut agent = Agent {
@@ -263,7 +334,7 @@ impl Agent {
             host,
             guard,
             rootless,
-            endpoints: BTreeMap::new(),
+            endpoints,
             failed: BTreeMap::new(),
             lost: BTreeMap::new(),
             notices,
@@ -276,15 +347,74 @@ impl Agent {
             told,
             drops: counts::Log::new(Instant::now()),
             captures: Captures::new(),
+            legacy,
+            owner,
+            beside: Descriptors::default(),
+            is_handed_over: false,
+            watchdog: None,
+            sole,
             started: Instant::now(),
             updates: Updates::default(),
             reloads: 1,
             read_at: Instant::now(),
             wrong: None,
-            _sole: sole,
         };
         agent.reconcile()?;
         Ok(agent)
+    }
+
+    /// What is there is complete, as the resources were read without an error: it lasts, and what earlier daemons have
+    /// left beside it goes.
+    fn settle_in(&mut self) {
+        self.legacy = Legacy::default();
+        self.guard.iter_mut().for_each(Guard::persist);
+        self.host.iter().for_each(HostInterface::persist);
+        match leftovers::remove(self.owner, |found| self.wants(found)) {
+            Ok(removed) => {
+                removed.iter().for_each(|what| tracing::info!("left by an earlier daemon, removed: {what}"))
+            }
+            Err(error) => tracing::warn!(%error, "what earlier daemons left could not be removed"),
+        }
+    }
+
+    /// AF_XDP's queue is tried again at the next opportunity; meanwhile frames leave by the packet socket.
+    fn miss_queue(&mut self) {
+        self.lost.insert(Side::Underlay, "AF_XDP's queue is still the other daemon's".into());
+    }
+
+    /// Whether something that carries margay's mark is in use, or may come to be.
+    fn wants(&self, found: leftovers::Found<'_>) -> bool {
+        let is_host =
+            found.netns.is_none() && self.config.host_interface.as_deref() == Some(&found.link.name);
+        let waits = self.failed.keys().any(|name| match found.mark {
+            Mark::Made { purpose, .. } => purpose == name,
+            Mark::Serves { .. } => {
+                let mut plans = self.plan.endpoints.iter().filter(|plan| plan.name == *name);
+                plans.any(|plan| plan.interface == found.link.name)
+            }
+        });
+        is_host || waits || self.endpoints.values().any(|attached| found.is(attached))
+    }
+
+    fn site(&self) -> Site<'_> {
+        Site {
+            config: &self.config,
+            workers: &self.workers,
+            endpoints: &self.endpoints,
+            legacy: &self.legacy,
+            rootless: self.rootless.as_ref(),
+            owner: self.owner,
+        }
+    }
+
+    /// Endpoints that are attached.
+    pub fn endpoints(&self) -> usize {
+        self.endpoints.len()
+    }
+
+    /// Whether every worker turns; the caller has shown that the agent answers.
+    pub fn is_alive(&mut self) -> bool {
+        self.workers.turn()
     }
 
     /// One screen: what was found, what is used, and why.
@@ -292,7 +422,8 @@ impl Agent {
         screen::render(self)
     }
 
-    /// Follows changes of the resources until told to stop, and answers requests; says at the end what was counted.
+    /// Follows changes of the resources until told to stop, or until another daemon has taken over, and answers requests; says at the
+    /// end what was counted.
     ///
     /// # Errors
     /// [`AgentError::WorkerEnded`].
@@ -301,13 +432,13 @@ impl Agent {
         watcher: &Watcher,
         signals: &Receiver<Signal>,
         requests: &Receiver<Request>,
-    ) -> Result<Counts, AgentError> {
+    ) -> Result<Ending, AgentError> {
         let (events, ended) = (self.workers.events().clone(), self.workers.ended().clone());
         let notices = self.notices.told().clone();
         let changes = self.changes.clone();
         let mut requests = requests.clone();
         let mut due = Instant::now();
-        loop {
+        while !self.is_handed_over {
             self.follow_namespaces();
             let pause = if self.is_whole() { LOOK } else { RETRY };
             due = due.min(Instant::now() + pause);
@@ -318,10 +449,9 @@ impl Agent {
             let paths = if self.paths_outdated { at(self.paths_patience) } else { never() };
             select! {
                 recv(signals) -> signal => match signal {
-                    // What is wrong is logged.
-                    Ok(Signal::Reload) => drop(self.reload()),
-                    Ok(Signal::Stop) | Err(_) => return Ok(counts::read(&self)),
+                    Ok(Signal::Stop) | Err(_) => return Ok(Ending::Stopped(counts::read(&self))),
                 },
+                // What is wrong is logged.
                 recv(watcher.changes()) -> _ => drop(self.reload()),
                 recv(requests) -> request => match request {
                     Ok(Request(answer)) => answer(&mut self),
@@ -354,6 +484,7 @@ impl Agent {
                 }
             }
         }
+        Ok(Ending::HandedOver(counts::read(&self)))
     }
 
     /// Whether nothing has to be tried or looked at again and again.
@@ -562,7 +693,7 @@ impl Agent {
             while used.contains(&free) {
                 free += 1;
             }
-            match endpoint::attach(EndpointId(free), plan, self.mtu.bytes, &self.workers) {
+            match endpoint::attach(EndpointId(free), plan, self.mtu.bytes, self.site()) {
                 Ok(attached) => {
                     used.insert(free);
                     self.endpoints.insert(plan.name.clone(), attached);
@@ -707,6 +838,9 @@ impl Agent {
 
     /// Has a side opened again at the next opportunity.
     fn miss(&mut self, side: Side, reason: &str) {
+        if side == Side::Underlay {
+            self.underlay.forget();
+        }
         if self.lost.insert(side, reason.to_owned()).as_deref() != Some(reason) {
             tracing::warn!(?side, reason, "a side of the node is lost, will be opened again");
         }
@@ -731,7 +865,9 @@ impl Agent {
 
     fn open_host(&mut self) -> Result<(), AgentError> {
         let Some(name) = self.config.host_interface.as_deref() else { return Ok(()) };
-        self.host = Some(HostInterface::open(name, &self.plan, self.mtu.bytes, &self.workers)?);
+        let host = HostInterface::open(name, &self.plan, self.mtu.bytes, self.site())?;
+        host.persist();
+        self.host = Some(host);
         Ok(())
     }
 
@@ -746,9 +882,22 @@ impl Agent {
 
     /// The underlay anew.
     fn opened(&self, needs: Needs) -> Result<Underlay, AgentError> {
-        let (rootless, before) = (self.rootless.as_ref(), Some(&self.underlay));
-        Ok(Underlay::open(needs, &self.config, &self.workers, rootless, before)?)
+        let before = &self.underlay;
+        Ok(Underlay::open(needs, self.site(), before.descriptors(), Some(before))?)
     }
+}
+
+/// Tries for a while: what a daemon that was killed had open is closed a little later.
+fn while_busy<T>(mut open: impl FnMut() -> Result<T, TunError>) -> Result<T, TunError> {
+    const TRIES: u32 = 20;
+    const PAUSE: Duration = Duration::from_millis(10);
+    for _ in 1..TRIES {
+        match open() {
+            Err(error) if error.is_busy() => std::thread::sleep(PAUSE),
+            other => return other,
+        }
+    }
+    open()
 }
 
 fn not_alone(error: &io::Error) -> String {

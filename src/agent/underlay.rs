@@ -3,16 +3,17 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
 use socket2::Socket;
 
+use super::descriptors::Descriptors;
 use super::next_hops::Follower;
 use super::rootless::Rootless;
-use super::workers::{TIMEKEEPER, Workers};
-use super::{Config, IpipOffload};
+use super::workers::TIMEKEEPER;
+use super::{Config, IpipOffload, Site};
 use crate::dataplane::PortId;
 use crate::fib::OuterTtl;
 use crate::io::Port;
@@ -32,6 +33,9 @@ use crate::wire::MacAddr;
 
 /// Source ports that VXLAN flows are spread over.
 pub(super) const SOURCE_PORTS: usize = 16;
+
+/// What is said where AF_XDP is wanted.
+const NO_QUEUE: &str = "no AF_XDP socket";
 
 /// Why the underlay cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -84,6 +88,8 @@ pub(super) struct Interface {
 #[derive(Debug)]
 pub(super) struct Underlay {
     needs: Needs,
+    /// What it receives by, and VXLAN's senders.
+    descriptors: Descriptors,
     /// Each worker's packet socket: its filter follows this node's blocks.
     packet_sockets: Vec<Arc<Socket>>,
     blocks: Vec<Ipv4Net>,
@@ -155,21 +161,23 @@ impl Needs {
 }
 
 impl Underlay {
-    /// Opens the sockets and gives each worker its own, but for those of `before` of which there can be one only.
+    /// Opens the sockets, but for those that `legacy` has, and gives each worker its own.
     ///
     /// # Errors
     /// [`UnderlayError::Socket`]; then the workers have kept what they had.
     pub(super) fn open(
         needs: Needs,
-        config: &Config,
-        workers: &Workers,
-        rootless: Option<&Rootless>,
+        site: Site<'_>,
+        legacy: &Descriptors,
         before: Option<&Underlay>,
     ) -> Result<Self, UnderlayError> {
-        if let Some(rootless) = rootless {
-            return Self::open_rootless(needs, workers, rootless);
+        let Site { config, workers, .. } = site;
+        if let Some(rootless) = site.rootless {
+            return Self::open_rootless(needs, site, legacy, rootless);
         }
         let count = workers.count();
+        let address = needs.address;
+        let mut held = Descriptors::default();
         let sender = Arc::new(opened("the raw socket that sends to peers", socket::raw_sender())?);
         let next_hops = follower(&needs);
         let ipip = ipip_super(&needs, &next_hops, config)?;
@@ -183,12 +191,13 @@ impl Underlay {
         };
         let mut ports: Vec<(usize, PortId, Box<dyn Port>)> = Vec::new();
         let mut packet_sockets = Vec::with_capacity(count);
-        let senders = needs.vxlan.map(|_| vxlan_senders(needs.address, count)).transpose()?;
+        let senders = needs.vxlan.map(|_| vxlan_senders(address, count, legacy, &mut held)).transpose()?;
         let mut senders = senders.unwrap_or_default().into_iter();
         for index in 0..count {
+            let of = format!("{index} of {count}");
             if needs.ipip {
-                let share = Filter::share_of_ipip(index, count);
-                let receiver = socket::ipip_receiver(needs.address, &share);
+                let open = || socket::ipip_receiver(address, &Filter::share_of_ipip(index, count));
+                let receiver = held.socket(legacy, format!("ipip {address} {of}"), open);
                 let receiver = opened("the raw socket for IPIP (protocol 4)", receiver)?;
                 let ipip = match express.as_ref().ok().and_then(|senders| senders[index].as_ref()) {
                     Some(sender) => Super::Express(Express::new(Arc::clone(sender))),
@@ -198,22 +207,29 @@ impl Underlay {
                 ports.push((index, PortId::Ipip, Box::new(port)));
             }
             if let (Some(port), Some(senders)) = (needs.vxlan, senders.next()) {
-                ports.push((index, PortId::Vxlan, Box::new(vxlan(needs.address, port, senders)?)));
+                let receiver =
+                    vxlan_receiver(SocketAddr::new(address, port), (index, count), legacy, &mut held)?;
+                ports.push((index, PortId::Vxlan, Box::new(UdpPort::new(receiver, senders, port))));
             }
             let port = RawPort::direct(Arc::clone(&sender), link(Super::Whole)?);
             ports.push((index, PortId::Direct, Box::new(port)));
 
-            let what = format!("the packet socket on {}", needs.interface.name);
-            let packet = socket::packet(needs.interface.index, Seen::Ipv4, &Filter::nothing());
-            let packet = Arc::new(opened(&what, packet)?);
-            if count > 1 {
-                opened(&what, socket::join_fanout(&packet, std::process::id() as u16))?;
-            }
+            let interface = &needs.interface;
+            let open = || {
+                let packet = socket::packet(interface.index, Seen::Ipv4, &Filter::nothing())?;
+                if count > 1 {
+                    socket::join_fanout(&packet, std::process::id() as u16)?;
+                }
+                Ok(packet)
+            };
+            let packet = held.socket(legacy, format!("underlay {} {of}", interface.index), open);
+            let packet = Arc::new(opened(&format!("the packet socket on {}", interface.name), packet)?);
             packet_sockets.push(Arc::clone(&packet));
             ports.push((index, PortId::Underlay, Box::new(PacketPort::new(packet))));
         }
-        if let (true, IpAddr::V4(local)) = (needs.has_tunnels(), needs.address) {
-            let receiver = opened("the raw socket for ICMP errors", socket::tunnel_errors(local))?;
+        if let (true, IpAddr::V4(local)) = (needs.has_tunnels(), address) {
+            let receiver = held.socket(legacy, format!("errors {local}"), || socket::tunnel_errors(local));
+            let receiver = opened("the raw socket for ICMP errors", receiver)?;
             let port = RawPort::errors(receiver, Arc::clone(&sender));
             // One for the node, at the worker that keeps the time of what is known.
             ports.push((TIMEKEEPER, PortId::Errors, Box::new(port)));
@@ -221,37 +237,81 @@ impl Underlay {
         for (index, id, port) in ports {
             workers.attach(index, id, port, id != PortId::Direct, None);
         }
-        if !needs.ipip {
-            workers.detach(PortId::Ipip);
+        if let Some(before) = before {
+            for (id, was_there, is_there) in [
+                (PortId::Ipip, before.needs.ipip, needs.ipip),
+                (PortId::Vxlan, before.needs.vxlan.is_some(), needs.vxlan.is_some()),
+                (PortId::Errors, before.needs.has_tunnels(), needs.has_tunnels()),
+            ] {
+                if was_there && !is_there {
+                    workers.detach(id);
+                }
+            }
         }
-        if needs.vxlan.is_none() {
-            workers.detach(PortId::Vxlan);
+        Ok(Underlay { needs, descriptors: held, packet_sockets, blocks: Vec::new(), express, next_hops })
+    }
+
+    /// What it receives by, and VXLAN's senders.
+    pub(super) fn descriptors(&self) -> &Descriptors {
+        &self.descriptors
+    }
+
+    /// IPIP is to leave by AF_XDP and does not, as its queue could not be had.
+    pub(super) fn awaits_express(&self) -> bool {
+        matches!(&self.express, Err(reason) if reason.starts_with(NO_QUEUE))
+    }
+
+    /// Has the kernel send what AF_XDP's rings hold still: of a full socket it takes the rest with the next batch, and none
+    /// will come.
+    pub(super) fn drain(&self) {
+        const TRIES: u32 = 50;
+        const PAUSE: Duration = Duration::from_millis(1);
+        for sender in self.express.iter().flatten().flatten() {
+            let mut sender = sender.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut tries = 0..TRIES;
+            while sender.send().is_err() && tries.next().is_some() {
+                std::thread::sleep(PAUSE);
+            }
         }
-        if !needs.has_tunnels() {
-            workers.detach(PortId::Errors);
-        }
-        Ok(Underlay { needs, packet_sockets, blocks: Vec::new(), express, next_hops })
+    }
+
+    /// Has everything opened anew the next time: what it was bound to is gone.
+    pub(super) fn forget(&mut self) {
+        self.descriptors.clear();
     }
 
     /// UDP sockets alone.
-    fn open_rootless(needs: Needs, workers: &Workers, rootless: &Rootless) -> Result<Self, UnderlayError> {
+    fn open_rootless(
+        needs: Needs,
+        site: Site<'_>,
+        legacy: &Descriptors,
+        rootless: &Rootless,
+    ) -> Result<Self, UnderlayError> {
+        let workers = site.workers;
+        let mut held = Descriptors::default();
         let Some(port) = needs.vxlan else {
             workers.detach(PortId::Vxlan);
-            return Ok(Self::of_udp(needs, rootless));
+            return Ok(Self::of_udp(needs, held, rootless));
         };
-        let senders = vxlan_senders(needs.address, workers.count())?;
-        let ports = senders.into_iter().map(|senders| vxlan(needs.address, port, senders));
+        let (local, count) = (SocketAddr::new(needs.address, port), workers.count());
+        let mut ports = Vec::with_capacity(count);
+        let senders = vxlan_senders(needs.address, count, legacy, &mut held)?;
+        for (index, senders) in senders.into_iter().enumerate() {
+            let receiver = vxlan_receiver(local, (index, count), legacy, &mut held)?;
+            ports.push(UdpPort::new(receiver, senders, port));
+        }
         // All of them before the workers lose what they had.
-        for (index, port) in ports.collect::<Result<Vec<_>, _>>()?.into_iter().enumerate() {
+        for (index, port) in ports.into_iter().enumerate() {
             workers.attach(index, PortId::Vxlan, Box::new(port), true, None);
         }
-        Ok(Self::of_udp(needs, rootless))
+        Ok(Self::of_udp(needs, held, rootless))
     }
 
-    fn of_udp(needs: Needs, Rootless { reason }: &Rootless) -> Self {
+    fn of_udp(needs: Needs, descriptors: Descriptors, Rootless { reason }: &Rootless) -> Self {
         let refused = || reason.clone();
         Underlay {
             needs,
+            descriptors,
             packet_sockets: Vec::new(),
             blocks: Vec::new(),
             express: Err(refused()),
@@ -363,7 +423,7 @@ fn express(
         Some(sender) => Ok(Arc::clone(sender)),
         None => open_express(interface.index, queue as u32).map(|sender| Arc::new(Mutex::new(sender))),
     };
-    let mut senders = vec![Some(open(0).map_err(|error| format!("no AF_XDP socket ({error})"))?)];
+    let mut senders = vec![Some(open(0).map_err(|error| format!("{NO_QUEUE} ({error})"))?)];
     senders.extend((1..workers).map(|queue| open(queue).ok()));
     Ok(senders)
 }
@@ -392,32 +452,55 @@ pub(super) fn own_prefixes(plan: &NodePlan) -> Vec<Ipv4Net> {
     Ipv4Net::aggregate(&prefixes.collect())
 }
 
-fn vxlan(address: IpAddr, port: u16, senders: Vec<Socket>) -> Result<UdpPort, UnderlayError> {
-    let what = format!("UDP port {port} for VXLAN");
-    let receiver = opened(&what, socket::vxlan_receiver(SocketAddr::new(address, port)))?;
-    Ok(UdpPort::new(receiver, senders, port))
+/// A worker's receiver of VXLAN, `index` of `count`.
+fn vxlan_receiver(
+    local: SocketAddr,
+    (index, count): (usize, usize),
+    legacy: &Descriptors,
+    held: &mut Descriptors,
+) -> Result<Socket, UnderlayError> {
+    let name = format!("vxlan {local} {index} of {count}");
+    let receiver = held.socket(legacy, name, || socket::vxlan_receiver(local));
+    opened(&format!("UDP port {} for VXLAN", local.port()), receiver)
 }
 
 /// Each worker's senders of VXLAN. Sender `i` of every worker has the same source port: a flow keeps its port, and so
 /// its order and its worker at the peer, whichever worker here has its frames.
-fn vxlan_senders(address: IpAddr, workers: usize) -> Result<Vec<Vec<Socket>>, UnderlayError> {
+fn vxlan_senders(
+    address: IpAddr,
+    workers: usize,
+    legacy: &Descriptors,
+    held: &mut Descriptors,
+) -> Result<Vec<Vec<Socket>>, UnderlayError> {
+    let name = format!("vxlan senders {address} of {workers}");
+    let open = || open_vxlan_senders(address, workers);
+    let all = opened("a UDP socket to send VXLAN", held.sockets(legacy, name, open))?;
     let mut senders: Vec<Vec<Socket>> = (0..workers).map(|_| Vec::with_capacity(SOURCE_PORTS)).collect();
+    for (place, socket) in all.into_iter().enumerate() {
+        senders[place % workers].push(socket);
+    }
+    Ok(senders)
+}
+
+/// A socket for each worker with the first source port, then one for each with the second, and so on.
+fn open_vxlan_senders(address: IpAddr, workers: usize) -> io::Result<Vec<Socket>> {
+    let mut senders = Vec::with_capacity(SOURCE_PORTS * workers);
     // RFC 7348 5: 49152 to 65535. Somebody else may have some of these ports: then the next one.
     let first = 49152 + (std::process::id() as u16 & 0x3fff);
     let mut candidates = (0..0x4000).map(|offset| 49152 + ((first - 49152 + offset) & 0x3fff));
-    while senders[0].len() < SOURCE_PORTS {
+    while senders.len() < SOURCE_PORTS * workers {
         let Some(candidate) = candidates.next() else { break };
         let sockets = (0..workers).map(|_| socket::vxlan_sender(SocketAddr::new(address, candidate)));
         match sockets.collect::<io::Result<Vec<_>>>() {
-            Ok(sockets) => senders.iter_mut().zip(sockets).for_each(|(senders, socket)| senders.push(socket)),
+            Ok(sockets) => senders.extend(sockets),
             Err(error) if error.raw_os_error() == Some(libc::EADDRINUSE) => {}
-            Err(error) => return opened("a UDP socket to send VXLAN", Err(error)),
+            Err(error) => return Err(error),
         }
     }
-    if senders[0].is_empty() {
-        return opened("a UDP socket to send VXLAN", Err(io::Error::from_raw_os_error(libc::EADDRINUSE)));
+    match senders.is_empty() {
+        true => Err(io::Error::from_raw_os_error(libc::EADDRINUSE)),
+        false => Ok(senders),
     }
-    Ok(senders)
 }
 
 fn opened<T>(what: &str, result: io::Result<T>) -> Result<T, UnderlayError> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use mio::Waker;
 
 use crate::buf::{Pool, SlotSize};
@@ -31,47 +31,73 @@ const BEFORE_PROBES: Duration = Duration::from_secs(1);
 /// How long a worker may take to close a port: far more than a turn.
 const CLOSE_TIME: Duration = Duration::from_secs(2);
 
-/// All worker threads.
+/// All workers, and their threads while they run.
 pub(super) struct Workers {
-    workers: Vec<Running>,
+    workers: Vec<Hand>,
     /// What confines them: the same for each.
     confinement: Option<Confinement>,
     events: Receiver<Event>,
+    end: Sender<()>,
     ended: Receiver<()>,
     paths: Arc<Paths>,
 }
 
-struct Running {
+struct Hand {
     commands: Sender<Command>,
     waker: Arc<Waker>,
     counters: Arc<Counters>,
-    thread: Option<JoinHandle<io::Result<()>>>,
+    state: State,
+}
+
+enum State {
+    /// Commands and frames wait.
+    Resting(Box<Worker>),
+    Running(JoinHandle<(Box<Worker>, io::Result<()>)>),
+    /// Its thread panicked.
+    Gone,
 }
 
 /// Tells of the end of the thread that owns it, be it by a panic.
-struct Tell(Sender<()>);
+struct Tell(Option<Sender<()>>);
+
+impl Tell {
+    /// Does not tell of an end that was asked for.
+    fn unless(mut self, ended: &io::Result<()>) {
+        if ended.is_ok() {
+            self.0 = None;
+        }
+    }
+}
 
 impl Drop for Tell {
     fn drop(&mut self) {
         // Full means that somebody has told already.
-        let _ = self.0.try_send(());
+        let _ = self.0.take().map(|end| end.try_send(()));
     }
 }
 
+/// A worker's thread: it reads what strangers send, and opens nothing, as the ports come to it open.
+fn run(worker: &mut Worker, confine: Sender<Confinement>) -> io::Result<()> {
+    privileges::keep_none().map_err(io::Error::other)?;
+    // There is room for each, and who waits for all waits until the last sender is gone.
+    let _ = confine.try_send(sandbox::confine_worker());
+    drop(confine);
+    worker.run()
+}
+
 impl Workers {
-    /// Starts `count` threads, which ask for work during at most `spin` before they sleep, and with `probing` each peer
-    /// what its path takes.
+    /// `count` workers, which ask for work during at most `spin` before they sleep, and with `probing` each peer
+    /// what its path takes. They rest until [`Self::begin`]: what they are told until then they take up at once.
     ///
     /// # Errors
-    /// The system gives no thread, epoll instance or eventfd.
-    pub(super) fn start(
+    /// The system gives no epoll instance or eventfd.
+    pub(super) fn new(
         count: usize,
         (spin, probing): (Duration, bool),
         publication: &Arc<Publication>,
     ) -> io::Result<Self> {
         let (tell, events) = bounded(1024);
         let (end, ended) = bounded(1);
-        let (confine, confined) = bounded(count);
         let mut workers = Vec::with_capacity(count);
         let paths = Arc::new(Paths::default());
         let prober = probing.then(|| Arc::new(Prober::new(Instant::now() + BEFORE_PROBES)));
@@ -90,23 +116,58 @@ impl Workers {
             .spinning(spin)
             .sharing(Arc::clone(&paths), prober.clone(), index == TIMEKEEPER);
             let waker = worker.waker();
-            let end = Tell(end.clone());
+            workers.push(Hand { commands: sender, waker, counters, state: State::Resting(Box::new(worker)) });
+        }
+        Ok(Workers { workers, confinement: None, events, end, ended, paths })
+    }
+
+    /// Starts a thread for each worker that rests.
+    ///
+    /// # Errors
+    /// The system gives no thread.
+    pub(super) fn begin(&mut self) -> io::Result<()> {
+        let (confine, confined) = bounded(self.workers.len());
+        for (index, hand) in self.workers.iter_mut().enumerate() {
+            let mut worker = match std::mem::replace(&mut hand.state, State::Gone) {
+                State::Resting(worker) => worker,
+                other => {
+                    hand.state = other;
+                    continue;
+                }
+            };
+            let end = Tell(Some(self.end.clone()));
             let confine = confine.clone();
             let thread = std::thread::Builder::new().name(format!("margay-{index}")).spawn(move || {
-                let _end = end;
-                // It reads what strangers send, and opens nothing: the ports come to it open.
-                privileges::keep_none().map_err(io::Error::other)?;
-                // There is room for each, and who waits for all waits until the last sender is gone.
-                let _ = confine.try_send(sandbox::confine_worker());
-                drop(confine);
-                worker.run()
+                let ended = run(&mut worker, confine);
+                end.unless(&ended);
+                (worker, ended)
             })?;
-            workers.push(Running { commands: sender, waker, counters, thread: Some(thread) });
+            hand.state = State::Running(thread);
         }
         drop(confine);
         // One that has ended already is found out by `ended`.
-        let confinement = confined.iter().last();
-        Ok(Workers { workers, confinement, events, ended, paths })
+        self.confinement = confined.iter().last().or(self.confinement.take());
+        Ok(())
+    }
+
+    /// Has every worker rest, after the turn that it is in: whatever it took in has gone out. What arrives waits in the
+    /// kernel's queues.
+    pub(super) fn rest(&mut self) {
+        (0..self.workers.len()).for_each(|index| self.tell(index, Command::Stop));
+        for hand in &mut self.workers {
+            hand.state = match std::mem::replace(&mut hand.state, State::Gone) {
+                State::Running(thread) => match thread.join() {
+                    Ok((worker, ended)) => {
+                        if let Err(error) = ended {
+                            tracing::error!(%error, "a worker ended");
+                        }
+                        State::Resting(worker)
+                    }
+                    Err(_) => State::Gone,
+                },
+                other => other,
+            };
+        }
     }
 
     /// What confines each worker; `None` when they have ended.
@@ -143,8 +204,25 @@ impl Workers {
             self.tell(index, Command::Detach { id, done: done.clone() });
         }
         drop(done);
+        if !self.workers.iter().any(|hand| matches!(hand.state, State::Running(_))) {
+            return;
+        }
         // Nothing is ever sent: the channel closes when the last worker has dropped its end.
         let _ = closed.recv_timeout(CLOSE_TIME);
+    }
+
+    /// Has every worker make a turn; false when one does not.
+    pub(super) fn turn(&self) -> bool {
+        let (done, turned) = bounded::<()>(0);
+        for index in 0..self.workers.len() {
+            self.tell(index, Command::Answer { done: done.clone() });
+        }
+        drop(done);
+        turned.recv_timeout(CLOSE_TIME) == Err(RecvTimeoutError::Disconnected)
+            && self
+                .workers
+                .iter()
+                .all(|hand| matches!(&hand.state, State::Running(thread) if !thread.is_finished()))
     }
 
     /// Ends every worker's wait, so that it takes up a FIB that was published.
@@ -183,7 +261,7 @@ impl Workers {
 
     /// Of each: slots of its pool, and the fewest that were free so far.
     pub(super) fn pools(&self) -> Vec<[u64; 2]> {
-        let of = |worker: &Running| [SLOTS as u64, worker.counters.fewest_free().unwrap_or(SLOTS as u64)];
+        let of = |worker: &Hand| [SLOTS as u64, worker.counters.fewest_free().unwrap_or(SLOTS as u64)];
         self.workers.iter().map(of).collect()
     }
 
@@ -216,12 +294,6 @@ impl Workers {
 
 impl Drop for Workers {
     fn drop(&mut self) {
-        (0..self.workers.len()).for_each(|index| self.tell(index, Command::Stop));
-        for worker in &mut self.workers {
-            let Some(thread) = worker.thread.take() else { continue };
-            if let Ok(Err(error)) = thread.join() {
-                tracing::error!(%error, "a worker ended");
-            }
-        }
+        self.rest();
     }
 }

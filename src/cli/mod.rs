@@ -4,6 +4,7 @@ pub mod asking;
 pub mod bench;
 pub mod capture;
 pub mod check;
+pub mod cleanup;
 pub mod demo;
 pub mod dissect;
 pub mod doctor;
@@ -11,6 +12,7 @@ pub mod drops;
 pub mod explain;
 pub mod get;
 pub mod machine;
+mod manager;
 pub mod manual;
 pub mod reload;
 mod routes;
@@ -40,6 +42,7 @@ struct Cli {
 enum Command {
     Run(run::Args),
     Check(check::Args),
+    Cleanup(cleanup::Args),
     Doctor(doctor::Args),
     Demo(demo::Args),
     Bench(bench::Args),
@@ -60,6 +63,7 @@ pub fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run(args) => run::run(args),
         Command::Check(args) => check::run(&args),
+        Command::Cleanup(args) => exit(cleanup::run(args)),
         Command::Doctor(args) => doctor::run(&args),
         Command::Demo(args) => exit(demo::run(&args)),
         Command::Bench(args) => exit(bench::run(&args)),

@@ -12,7 +12,8 @@ use crossbeam::channel::{Receiver, bounded};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::agent::{self, Agent, Config, Counts, IpipOffload, Signal};
+use super::manager;
+use crate::agent::{self, Agent, Config, Counts, Ending, IpipOffload, Remote, Signal};
 use crate::control::server::Server;
 use crate::control::socket::Socket;
 use crate::control::{DEFAULT_SOCKET, SOCKET_VARIABLE, web};
@@ -70,7 +71,7 @@ pub struct Args {
     #[arg(long, env = "MARGAY_PROBE_PATH_MTU")]
     probe_path_mtu: bool,
     /// Where the daemon answers margay status, get, explain, drops and reload; "none" for nowhere. Who may connect may
-    /// read everything and have the resources read again, nothing else
+    /// read everything and have the resources read again, nothing else; the daemon's user and root may take over
     #[arg(long, env = SOCKET_VARIABLE, value_name = "PATH", default_value = DEFAULT_SOCKET)]
     control_socket: PathBuf,
     /// Group whose members may connect, by name or number [default: the daemon's own]
@@ -80,6 +81,10 @@ pub struct Args {
     /// reaches it may read [default: 127.0.0.1:9091, if it is free]
     #[arg(long, env = "MARGAY_WEB", value_name = "ADDRESS:PORT", value_parser = web_address)]
     web: Option<WebAddress>,
+    /// Take over from the daemon that runs here, which answers at the control socket: what it has open goes over, no packet is
+    /// lost, and it ends. If that fails it goes on, and this one ends with an error
+    #[arg(long)]
+    takeover: bool,
     /// What to log: error, warn, info, debug, trace, or a filter of tracing's EnvFilter
     #[arg(long, env = "MARGAY_LOG", value_name = "LEVEL", default_value = "info")]
     log: String,
@@ -160,7 +165,8 @@ fn daemon(args: Args) -> Result<(), Box<dyn std::error::Error>> {
         LogFormat::Json => log.json().flatten_event(true).init(),
     }
     // As long as it may be given to any group, and before the first thread.
-    let socket = (args.control_socket.as_os_str() != "none")
+    let has_socket = args.control_socket.as_os_str() != "none";
+    let socket = (has_socket && !args.takeover)
         .then(|| Socket::listen(&args.control_socket, args.control_group.as_deref()))
         .transpose()?;
     let web = match args.web {
@@ -177,10 +183,11 @@ fn daemon(args: Args) -> Result<(), Box<dyn std::error::Error>> {
     let workers =
         args.workers.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
     // Before anything is made: a signal that comes while starting ends the daemon cleanly too.
-    let signals = signals()?;
+    let (remote, requests) = agent::remote();
+    let signals = signals(remote.clone())?;
     limits::raise_open_files();
     let watcher = datastore::watch(&args.resources)?;
-    let agent = Agent::start(Config {
+    let config = Config {
         node: args.node,
         resources: args.resources,
         workers,
@@ -192,12 +199,33 @@ fn daemon(args: Args) -> Result<(), Box<dyn std::error::Error>> {
         felix: FelixConfiguration::of_environment(|name| std::env::var(name).ok())?,
         probe_path_mtu: args.probe_path_mtu,
         floor,
-    })?;
-    let (remote, requests) = agent::remote();
-    let _server = Server::start(socket, web, remote)?;
+    };
+    let mut agent = match args.takeover {
+        true => Agent::take_over(config, &args.control_socket)?,
+        false => Agent::start(config)?,
+    };
+    let socket = match agent.inherited_control() {
+        Some(listener) => Some(Socket::inherit(listener, &args.control_socket)?),
+        None => socket,
+    };
+    if let Some(socket) = &socket {
+        agent.note_control(socket.descriptor()?);
+    }
+    let watchdog = manager::watchdog().or(agent.inherited_watchdog());
+    if let Some(limit) = watchdog {
+        agent.note_watchdog(limit);
+        manager::live(remote.clone(), limit)?;
+    }
+    let server = Server::start(socket, web, remote)?;
+    manager::ready(&agent, args.takeover);
     say(&format!("{}margay: ready\n", agent.screen()));
-    let counts = agent.run(&watcher, &signals, &requests)?;
-    say(&summary(&counts));
+    match agent.run(&watcher, &signals, &requests)? {
+        Ending::Stopped(counts) => say(&summary(&counts)),
+        Ending::HandedOver(counts) => {
+            server.leave();
+            say(&summary(&counts));
+        }
+    }
     Ok(())
 }
 
@@ -207,13 +235,18 @@ fn say(text: &str) {
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
-fn signals() -> std::io::Result<Receiver<Signal>> {
+/// SIGHUP is for `remote`, the others are for who takes them.
+fn signals(remote: Remote) -> std::io::Result<Receiver<Signal>> {
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
     let (sender, receiver) = bounded(8);
     std::thread::Builder::new().name("margay-signals".into()).spawn(move || {
         for signal in signals.forever() {
-            let signal = if signal == SIGHUP { Signal::Reload } else { Signal::Stop };
-            if sender.send(signal).is_err() {
+            if signal == SIGHUP {
+                manager::reload(&remote);
+                continue;
+            }
+            manager::stopping();
+            if sender.send(Signal::Stop).is_err() {
                 return;
             }
         }

@@ -1,17 +1,22 @@
 //! What is asked for by which path.
 
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Path, State};
+use axum::extract::{Path, Request, State};
+use axum::http::header::{CONNECTION, UPGRADE};
 use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use serde::Serialize;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::{Failure, capture};
+use crate::agent::takeover::{PROTOCOL, TARGET};
 use crate::agent::view::{Counters, Drops, Endpoint, Explanation, Node, Peer, Pool, Route, Status, Tunnel};
 use crate::agent::{Agent, AgentError, Refused, Remote};
 
@@ -25,6 +30,7 @@ pub(super) fn router(remote: Remote) -> Router {
         .route("/v1/reload", post(reload))
         .route("/v1/capture", get(capture::capture))
         .route("/v1/trace", post(capture::trace))
+        .route(TARGET, post(takeover))
         .fallback(unknown)
         .method_not_allowed_fallback(not_allowed)
         .with_state(remote)
@@ -79,6 +85,40 @@ async fn reload(State(remote): State<Remote>) -> Response {
         Ok(Err(error)) => failure(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
         Err(failed) => failed,
     }
+}
+
+/// The connection by which a request came.
+#[derive(Debug, Clone)]
+pub(super) struct Connection(pub(super) Option<Arc<OwnedFd>>);
+
+/// Leaves the connection to the agent, once it is upgraded.
+async fn takeover(
+    State(remote): State<Remote>,
+    Extension(Connection(connection)): Extension<Connection>,
+    mut request: Request,
+) -> Response {
+    if request.headers().get(UPGRADE).is_none_or(|wanted| wanted != PROTOCOL) {
+        return failure(
+            StatusCode::UPGRADE_REQUIRED,
+            format!("{TARGET} is for margay run --takeover (Upgrade: {PROTOCOL})"),
+        );
+    }
+    let Some(Ok(connection)) = connection.map(|connection| connection.try_clone()) else {
+        return failure(StatusCode::SERVICE_UNAVAILABLE, "too many open files".into());
+    };
+    let upgraded = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        // Nothing is sent before the answer has arrived, so nothing is lost with what was read ahead.
+        if upgraded.await.is_err() {
+            return;
+        }
+        let stream = UnixStream::from(connection);
+        if stream.set_nonblocking(false).is_ok() {
+            let _ = remote.ask(move |agent| agent.hand_over(stream), drop);
+        }
+    });
+    let headers = [(CONNECTION, "upgrade"), (UPGRADE, PROTOCOL)];
+    (StatusCode::SWITCHING_PROTOCOLS, headers).into_response()
 }
 
 async fn ask<T: Serialize + Send + 'static>(

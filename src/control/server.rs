@@ -2,12 +2,12 @@
 
 use std::io;
 use std::net::TcpListener;
-use std::pin::pin;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use axum::Router;
+use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -15,8 +15,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Semaphore, oneshot};
 use tokio_io_timeout::TimeoutStream;
 
+use super::routes::{self, Connection};
 use super::socket::{Name, Socket};
-use super::{routes, web};
+use super::web;
 use crate::agent::Remote;
 use crate::sys::privileges;
 
@@ -35,7 +36,7 @@ const RECOVERY: Duration = Duration::from_millis(100);
 pub struct Server {
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
-    _name: Option<Name>,
+    name: Option<Name>,
 }
 
 impl Server {
@@ -67,7 +68,12 @@ impl Server {
             // Dropped, not sent; what is still in hand ends with the runtime.
             let _ = runtime.block_on(stopped);
         })?;
-        Ok(Server { stop: Some(stop), thread: Some(thread), _name: name })
+        Ok(Server { stop: Some(stop), thread: Some(thread), name })
+    }
+
+    /// Leaves the socket where it is: another daemon answers there.
+    pub fn leave(mut self) {
+        self.name.take().into_iter().for_each(Name::leave);
     }
 }
 
@@ -83,7 +89,7 @@ impl Drop for Server {
 
 /// Where connections come in.
 trait Listen: Send + 'static {
-    type Stream: AsyncRead + AsyncWrite + Send + 'static;
+    type Stream: AsyncRead + AsyncWrite + AsFd + Send + 'static;
 
     fn next(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
 }
@@ -109,7 +115,9 @@ async fn accept(listener: impl Listen, router: Router) {
     while let Ok(place) = Arc::clone(&places).acquire_owned().await {
         match listener.next().await {
             Ok(stream) => {
-                let router = router.clone();
+                // For a daemon that takes over, which is then spoken to by another thread.
+                let copy = stream.as_fd().try_clone_to_owned().map(Arc::new).ok();
+                let router = router.clone().layer(Extension(Connection(copy)));
                 tokio::spawn(async move {
                     converse(stream, router).await;
                     drop(place);
@@ -124,8 +132,8 @@ async fn accept(listener: impl Listen, router: Router) {
 }
 
 /// Serves one connection to its end.
-async fn converse(stream: impl AsyncRead + AsyncWrite + Send, router: Router) {
-    let mut stream = pin!(TimeoutStream::new(stream));
+async fn converse(stream: impl AsyncRead + AsyncWrite + Send + 'static, router: Router) {
+    let mut stream = Box::pin(TimeoutStream::new(stream));
     stream.as_mut().set_write_timeout_pinned(Some(PATIENCE));
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -134,6 +142,7 @@ async fn converse(stream: impl AsyncRead + AsyncWrite + Send, router: Router) {
         // Who has said all may close its side, as nc(1) does, and still gets its answer.
         .half_close(true)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+        .with_upgrades()
         .await;
     if let Err(error) = served {
         tracing::debug!(%error, "a connection ended badly");

@@ -6,6 +6,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, chown};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -86,6 +87,25 @@ impl Socket {
         listen().map_err(|problem| SocketError { path: path.to_owned(), problem })
     }
 
+    /// The socket at `path` on which the daemon listened whose place is taken.
+    ///
+    /// # Errors
+    /// It is not there any more.
+    pub fn inherit(listener: OwnedFd, path: &Path) -> Result<Self, SocketError> {
+        let found = fs::symlink_metadata(path).map_err(place("cannot be found again"));
+        let found = found.map_err(|problem| SocketError { path: path.to_owned(), problem })?;
+        let name = Name { path: path.to_owned(), inode: (found.dev(), found.ino()) };
+        Ok(Socket { listener: listener.into(), name })
+    }
+
+    /// What the next daemon is to listen on.
+    ///
+    /// # Errors
+    /// Too many open files.
+    pub fn descriptor(&self) -> io::Result<OwnedFd> {
+        self.listener.as_fd().try_clone_to_owned()
+    }
+
     /// Where it listens.
     pub fn path(&self) -> &Path {
         &self.name.path
@@ -93,6 +113,13 @@ impl Socket {
 
     pub(super) fn into_parts(self) -> (UnixListener, Name) {
         (self.listener, self.name)
+    }
+}
+
+impl Name {
+    /// It is another's now.
+    pub(super) fn leave(mut self) {
+        self.inode = (0, 0);
     }
 }
 

@@ -1,6 +1,6 @@
 //! What anyone may read who reaches the web address: metrics, health, the status page and what it draws.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 
 use axum::Router;
@@ -9,15 +9,18 @@ use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE};
 use axum::http::{HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use socket2::{Domain, Socket, Type};
 
-use super::routes::{answer, reading};
-use super::{Failure, metrics};
-use crate::agent::Remote;
+use super::metrics;
+use super::routes::{answer, failure, reading};
 use crate::agent::view::{Health, Readings, Status};
+use crate::agent::{Agent, Remote};
 
 /// Where it is unless it is told otherwise: Felix's port for metrics, and nobody else's machine reaches it.
 pub const DEFAULT_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9091);
 
+/// Connections that wait to be taken.
+const BACKLOG: i32 = 32;
 /// Nothing from elsewhere, and nothing that is written into a page by what it shows.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'";
 
@@ -26,7 +29,16 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; c
 /// # Errors
 /// It cannot be listened at; in words.
 pub fn listen(address: SocketAddr) -> Result<TcpListener, String> {
-    TcpListener::bind(address).map_err(|error| match error.kind() {
+    let listen = || {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        // A daemon that takes over has it before the other one leaves.
+        socket.set_reuse_port(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        Ok(socket.into())
+    };
+    listen().map_err(|error: io::Error| match error.kind() {
         ErrorKind::AddrInUse => {
             format!("{address}: somebody listens there: choose another (--web ADDRESS:PORT)")
         }
@@ -62,8 +74,9 @@ async fn scrape(State(remote): State<Remote>) -> Response {
 
 /// As Felix's: whether the daemon should go on, or be started anew.
 async fn liveness(State(remote): State<Remote>) -> Response {
-    match answer(remote, |_| ()).await {
-        Ok(()) => StatusCode::NO_CONTENT.into_response(),
+    match answer(remote, Agent::is_alive).await {
+        Ok(true) => StatusCode::NO_CONTENT.into_response(),
+        Ok(false) => failure(StatusCode::SERVICE_UNAVAILABLE, "a worker does not turn: see the log".into()),
         Err(failed) => failed,
     }
 }
@@ -72,10 +85,7 @@ async fn liveness(State(remote): State<Remote>) -> Response {
 async fn readiness(State(remote): State<Remote>) -> Response {
     match answer(remote, |agent| Status::of(agent)).await {
         Ok(Status { health: Health::Good, .. }) => StatusCode::NO_CONTENT.into_response(),
-        Ok(Status { problems, .. }) => {
-            let failure = Failure { error: problems.join("; ") };
-            (StatusCode::SERVICE_UNAVAILABLE, axum::Json(failure)).into_response()
-        }
+        Ok(Status { problems, .. }) => failure(StatusCode::SERVICE_UNAVAILABLE, problems.join("; ")),
         Err(failed) => failed,
     }
 }

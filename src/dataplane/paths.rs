@@ -190,6 +190,13 @@ impl Paths {
         self.plan(&known);
     }
 
+    /// Takes in what another daemon knew: the MTU of each path, and until when it holds.
+    pub fn inherit(&self, fib: &Fib, mtus: impl IntoIterator<Item = (IpAddr, (u16, Evidence, Instant))>) {
+        let paths = mtus.into_iter().map(|(peer, mtu)| (peer, Path { mtu: Some(mtu), fault: None }));
+        self.lock().extend(paths);
+        self.take_up(fib);
+    }
+
     /// What is known, by underlay address: for people.
     pub fn snapshot(&self) -> BTreeMap<IpAddr, Path> {
         self.lock().clone()

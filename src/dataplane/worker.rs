@@ -61,7 +61,12 @@ pub enum Command {
     Tap(Tap),
     /// Forward this frame as if the workload had sent it, and tell what became of it.
     Inject(Injection),
-    /// Leave the loop.
+    /// Say that the worker turns.
+    Answer {
+        /// Dropped by the worker.
+        done: Sender<()>,
+    },
+    /// Leave the loop, which may be entered again.
     Stop,
 }
 
@@ -220,11 +225,12 @@ impl Worker {
         Arc::clone(&self.waker)
     }
 
-    /// Turns until told to stop.
+    /// Turns until told to stop. Between turns it holds no frame but those that wait for a MAC, so that it may be run
+    /// again.
     ///
     /// # Errors
     /// As [`Self::turn`].
-    pub fn run(mut self) -> io::Result<()> {
+    pub fn run(&mut self) -> io::Result<()> {
         while self.turn(None)? == Flow::Continue {}
         Ok(())
     }
@@ -351,6 +357,7 @@ impl Worker {
                 }
                 Command::Tap(tap) => self.taps.add(tap),
                 Command::Inject(injection) => self.inject(injection),
+                Command::Answer { done } => drop(done),
                 Command::Stop => return Flow::Stop,
             }
         }

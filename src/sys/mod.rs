@@ -5,6 +5,7 @@
 //! | [`netns`] | network namespaces, setns(2) |
 //! | `door` | a network namespace of a user's own, by a child process |
 //! | [`netlink`] | links, addresses, routes, rules, neighbours |
+//! | [`descriptors`] | descriptors over a Unix socket, SCM_RIGHTS |
 //! | [`process`] | pidfd_open(2) |
 //! | [`userns`] | root inside a user namespace |
 //! | [`tun`] | TUN and TAP with virtio-net headers and queues |
@@ -22,6 +23,7 @@
 #![allow(unsafe_code)]
 
 pub mod bpf;
+pub mod descriptors;
 mod door;
 pub mod ethtool;
 pub mod filter;

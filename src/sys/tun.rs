@@ -64,7 +64,7 @@ impl Offloads {
     }
 }
 
-/// An open interface: it goes away when the last queue is closed.
+/// An open interface: it goes away when the last queue is closed, unless it was made to persist.
 #[derive(Debug)]
 pub struct Interface {
     /// One descriptor a queue, non-blocking.
@@ -94,6 +94,25 @@ pub enum TunError {
     Name(String),
 }
 
+impl TunError {
+    /// An interface of that name is there, and of another kind; or the kernel does not know a flag.
+    pub fn is_other_kind(&self) -> bool {
+        self.os_error() == Some(libc::EINVAL)
+    }
+
+    /// Somebody has the interface open.
+    pub fn is_busy(&self) -> bool {
+        self.os_error() == Some(libc::EBUSY)
+    }
+
+    fn os_error(&self) -> Option<i32> {
+        match self {
+            TunError::Create { source, .. } => source.raw_os_error(),
+            _ => None,
+        }
+    }
+}
+
 fn hint(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::EPERM) => "it needs CAP_NET_ADMIN in the network namespace",
@@ -110,6 +129,8 @@ const IFF_MULTI_QUEUE: c_short = 0x0100;
 const IFF_NO_PI: c_short = 0x1000;
 const IFF_VNET_HDR: c_short = 0x4000;
 const TUNSETIFF: c_ulong = 0x4004_54ca;
+const TUNSETPERSIST: c_ulong = 0x4004_54cb;
+const TUNGETIFF: c_ulong = 0x8004_54d2;
 const TUNSETOFFLOAD: c_ulong = 0x4004_54d0;
 const TUN_F_CSUM: c_ulong = 0x01;
 const TUN_F_TSO4: c_ulong = 0x02;
@@ -122,6 +143,51 @@ const TUN_F_USO6: c_ulong = 0x40;
 /// # Errors
 /// See [`TunError`].
 pub fn open(name: &str, layer: Layer, queues: u16) -> Result<Interface, TunError> {
+    match open_queues(name, layer, queues) {
+        // A kernel that does not know one of the flags: one plain queue. A name that is taken says EINVAL as well, and
+        // will say so again.
+        Err(error) if error.is_other_kind() => open_plain(name, layer),
+        other => other.map(negotiate),
+    }
+}
+
+/// Opens an interface that persists from an earlier process, with what this one wants of it.
+///
+/// # Errors
+/// See [`TunError`]; [`TunError::is_other_kind`] when it must be made anew for that.
+pub fn reopen(name: &str, layer: Layer, queues: u16) -> Result<Interface, TunError> {
+    open_queues(name, layer, queues).map(negotiate)
+}
+
+/// An interface whose queues another process has opened and handed over, all of them.
+///
+/// # Errors
+/// [`TunError::Create`] when it is gone.
+pub fn adopt(name: &str, queues: Vec<OwnedFd>) -> Result<Interface, TunError> {
+    let queues: Vec<File> = queues.into_iter().map(File::from).collect();
+    let mut has_header = true;
+    for file in &queues {
+        let flags = interface_flags(file);
+        let flags = flags.map_err(|source| TunError::Create { name: name.to_owned(), source })?;
+        has_header &= flags & IFF_VNET_HDR != 0;
+    }
+    match has_header {
+        true => Ok(negotiate(queues)),
+        false => Ok(Interface { queues, offloads: Offloads::Plain }),
+    }
+}
+
+/// Whether the interface of `queue` stays when its last queue is closed, with its addresses and routes.
+///
+/// # Errors
+/// The interface is gone, or the system does not know it.
+pub fn set_persistent(queue: &File, persists: bool) -> io::Result<()> {
+    // SAFETY: TUNSETPERSIST takes its flag by value and touches no memory.
+    let done = unsafe { libc::ioctl(queue.as_raw_fd(), TUNSETPERSIST as _, c_ulong::from(persists)) };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+fn open_queues(name: &str, layer: Layer, queues: u16) -> Result<Vec<File>, TunError> {
     let mut flags = IFF_NO_PI | IFF_VNET_HDR;
     flags |= match layer {
         Layer::Tap => IFF_TAP,
@@ -130,20 +196,17 @@ pub fn open(name: &str, layer: Layer, queues: u16) -> Result<Interface, TunError
     if queues > 1 {
         flags |= IFF_MULTI_QUEUE;
     }
-    let create = |source| TunError::Create { name: name.to_owned(), source };
     let mut files = Vec::with_capacity(usize::from(queues));
     for _ in 0..queues.max(1) {
         let file = device()?;
-        match set_interface(&file, name, flags) {
-            Ok(()) => files.push(file),
-            // A kernel that does not know one of the flags: one plain queue. A name that is taken says
-            // EINVAL as well, and will say so again.
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) && files.is_empty() => {
-                return open_plain(name, layer);
-            }
-            Err(error) => return Err(create(error)),
-        }
+        set_interface(&file, name, flags)
+            .map_err(|source| TunError::Create { name: name.to_owned(), source })?;
+        files.push(file);
     }
+    Ok(files)
+}
+
+fn negotiate(queues: Vec<File>) -> Interface {
     // An offload belongs to the interface: set on one queue, it holds for all.
     let granted = [
         // The kernel takes both kinds of USO or neither.
@@ -153,8 +216,8 @@ pub fn open(name: &str, layer: Layer, queues: u16) -> Result<Interface, TunError
         (0, Offloads::Nothing),
     ]
     .into_iter()
-    .find(|(bits, _)| files.iter().all(|file| set_offload(file, *bits).is_ok()));
-    Ok(Interface { queues: files, offloads: granted.map_or(Offloads::Nothing, |(_, offloads)| offloads) })
+    .find(|(bits, _)| queues.iter().all(|file| set_offload(file, *bits).is_ok()));
+    Interface { queues, offloads: granted.map_or(Offloads::Nothing, |(_, offloads)| offloads) }
 }
 
 /// Creates an interface of one queue without virtio-net header.
@@ -226,6 +289,18 @@ fn set_interface(file: &File, name: &str, flags: c_short) -> io::Result<()> {
     // SAFETY: TUNSETIFF reads and writes one `ifreq`, which lives on this stack.
     let done = unsafe { libc::ioctl(file.as_raw_fd(), TUNSETIFF as _, &mut request) };
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+fn interface_flags(file: &File) -> io::Result<c_short> {
+    // SAFETY: all zeros is a valid `ifreq`.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // SAFETY: TUNGETIFF writes one `ifreq`, which lives on this stack.
+    let done = unsafe { libc::ioctl(file.as_raw_fd(), TUNGETIFF as _, &mut request) };
+    if done < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: TUNGETIFF sets the flags of the union.
+    Ok(unsafe { request.ifr_ifru.ifru_flags })
 }
 
 fn set_offload(file: &File, bits: c_ulong) -> io::Result<()> {

@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -25,7 +25,7 @@ pub struct Daemon {
     child: Child,
     said: Arc<Said>,
     /// A place of its own for its control socket.
-    place: Workdir,
+    place: Arc<Workdir>,
 }
 
 /// What it printed so far.
@@ -73,14 +73,32 @@ impl Daemon {
         resources: &Path,
         arguments: &[&str],
     ) -> Result<Self, BedError> {
-        let place = Workdir::new()?;
-        let mut child = netns
-            .command(binary)?
-            .args(["run", "--node", node, "--resources"])
+        let mut command = netns.command(binary)?;
+        command.args(["run", "--node", node, "--resources"]).arg(resources).args(arguments);
+        Self::spawn(command, node, Arc::new(Workdir::new()?))
+    }
+
+    /// Starts another that takes over from this one, with further `arguments`.
+    pub(super) fn succeed(
+        &self,
+        binary: &Path,
+        netns: &Netns,
+        resources: &Path,
+        arguments: &[&str],
+    ) -> Result<Self, BedError> {
+        let mut command = netns.command(binary)?;
+        command
+            .args(["run", "--takeover", "--node", &self.node, "--resources"])
             .arg(resources)
+            .args(arguments);
+        Self::spawn(command, &self.node, Arc::clone(&self.place))
+    }
+
+    fn spawn(mut command: Command, node: &str, place: Arc<Workdir>) -> Result<Self, BedError> {
+        let binary = Path::new(command.get_program()).to_owned();
+        let mut child = command
             .arg("--control-socket")
             .arg(place.path().join(SOCKET))
-            .args(arguments)
             // Ctrl-C at a terminal is for us; we tell the daemon in our own time.
             .process_group(0)
             .stdin(Stdio::null())
@@ -137,6 +155,11 @@ impl Daemon {
     /// Its process.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Whether its process has ended.
+    pub fn has_ended(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
     }
 
     /// Sends it a signal.

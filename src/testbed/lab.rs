@@ -258,10 +258,10 @@ impl Lab {
     /// # Errors
     /// One did not come up in ten seconds, or ended; with all that it printed.
     pub fn start(&mut self, binary: &Path, arguments: &[&str]) -> Result<(), BedError> {
-        for node in self.nodes.iter_mut().filter(|node| node.kind == NodeKind::Margay) {
-            let files = self.resources.path();
-            let daemon = Daemon::start(binary, &node.name, &node.netns, files, arguments)?;
-            node.daemon = Some(daemon);
+        let margays = (0..2).filter(|node| self.nodes[*node].kind == NodeKind::Margay);
+        for node in margays.collect::<Vec<_>>() {
+            let daemon = self.launch(node, binary, arguments)?;
+            self.nodes[node].daemon = Some(daemon);
         }
         for node in &mut self.nodes {
             if let Some(daemon) = &mut node.daemon {
@@ -275,6 +275,50 @@ impl Lab {
             }
         }
         Ok(())
+    }
+
+    /// Starts a node's daemon in the place of one that has ended, which is handed back, and waits until it is ready.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn restart(
+        &mut self,
+        node: usize,
+        binary: &Path,
+        arguments: &[&str],
+    ) -> Result<Option<Daemon>, BedError> {
+        let mut daemon = self.launch(node, binary, arguments)?;
+        daemon.wait_ready(PATIENCE)?;
+        Ok(self.nodes[node].daemon.replace(daemon))
+    }
+
+    /// Starts a daemon that takes over from the node's, which is handed back, and waits until it is ready.
+    ///
+    /// # Errors
+    /// As [`Self::start`]; the node has none; then it keeps the one that it has.
+    pub fn take_over(
+        &mut self,
+        node: usize,
+        binary: &Path,
+        arguments: &[&str],
+    ) -> Result<Option<Daemon>, BedError> {
+        let files = self.resources.path();
+        let node = &mut self.nodes[node];
+        let Some(before) = &node.daemon else {
+            return Err(BedError::Spec(format!("{} has no daemon", node.name)));
+        };
+        let mut daemon = before.succeed(binary, &node.netns, files, arguments)?;
+        daemon.wait_ready(PATIENCE)?;
+        Ok(node.daemon.replace(daemon))
+    }
+
+    /// A daemon for a node, beside the one that it may have.
+    ///
+    /// # Errors
+    /// The program cannot be run.
+    pub fn launch(&self, node: usize, binary: &Path, arguments: &[&str]) -> Result<Daemon, BedError> {
+        let node = &self.nodes[node];
+        Daemon::start(binary, &node.name, &node.netns, self.resources.path(), arguments)
     }
 
     /// Stops the daemons in the orderly way.

@@ -2,6 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::BedError;
@@ -34,10 +35,35 @@ impl Transfer {
 /// # Errors
 /// No connection, or it stood still for ten seconds.
 pub fn transfer(from: &Netns, to: &Netns, address: IpAddr, bytes: u64) -> Result<Transfer, BedError> {
+    move_bytes(from, to, address, |sent| (sent < bytes).then(|| Piece { bytes: bytes - sent, pause: None }))
+}
+
+/// Sends a little now and then over one TCP connection from `from` to `address`, which `to` has, until told to `end`.
+///
+/// # Errors
+/// As [`transfer`].
+pub fn trickle(from: &Netns, to: &Netns, address: IpAddr, end: &AtomicBool) -> Result<Transfer, BedError> {
+    const PIECE: Piece = Piece { bytes: 4 << 10, pause: Some(Duration::from_millis(2)) };
+    move_bytes(from, to, address, |_| (!end.load(Ordering::Relaxed)).then_some(PIECE))
+}
+
+/// What is sent in one go, and how long after that nothing is.
+struct Piece {
+    bytes: u64,
+    pause: Option<Duration>,
+}
+
+/// Sends piece after piece; `next` is told how many bytes were sent, and says what follows.
+fn move_bytes(
+    from: &Netns,
+    to: &Netns,
+    address: IpAddr,
+    next: impl Fn(u64) -> Option<Piece>,
+) -> Result<Transfer, BedError> {
     let (sender, receiver) = connect(from, to, address)?;
     std::thread::scope(|scope| {
         let received = scope.spawn(move || receive(receiver));
-        let sent_hash = send(sender, bytes).map_err(BedError::io(format!("send to {address} over TCP")))?;
+        let sent_hash = send(sender, next).map_err(BedError::io(format!("send to {address} over TCP")))?;
         let (bytes, received_hash) = received
             .join()
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
@@ -66,11 +92,11 @@ pub(super) fn connect(from: &Netns, to: &Netns, address: IpAddr) -> Result<(TcpS
     Ok((near, far))
 }
 
-fn send(mut stream: TcpStream, bytes: u64) -> io::Result<u64> {
-    let (mut hash, mut state, mut left) = (Fnv::new(), 0x6d61_7267_6179_u64, bytes);
+fn send(mut stream: TcpStream, next: impl Fn(u64) -> Option<Piece>) -> io::Result<u64> {
+    let (mut hash, mut state, mut sent) = (Fnv::new(), 0x6d61_7267_6179_u64, 0);
     let mut chunk = vec![0; CHUNK];
-    while left > 0 {
-        let length = CHUNK.min(usize::try_from(left).unwrap_or(CHUNK));
+    while let Some(piece) = next(sent) {
+        let length = CHUNK.min(usize::try_from(piece.bytes).unwrap_or(CHUNK));
         for word in chunk.chunks_exact_mut(8) {
             // xorshift64: never repeats within a transfer.
             state ^= state << 13;
@@ -80,7 +106,8 @@ fn send(mut stream: TcpStream, bytes: u64) -> io::Result<u64> {
         }
         hash.add(&chunk[..length]);
         stream.write_all(&chunk[..length])?;
-        left -= length as u64;
+        sent += length as u64;
+        piece.pause.into_iter().for_each(std::thread::sleep);
     }
     Ok(hash.0)
 }

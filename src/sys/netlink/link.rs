@@ -70,6 +70,8 @@ pub struct Link {
     pub kind: Option<String>,
     /// What it stands on (`IFLA_LINK`): a veth's other end, by its index in the namespace where that is.
     pub link: Option<LinkIndex>,
+    /// A remark (`IFLA_IFALIAS`).
+    pub alias: Option<String>,
 }
 
 /// One change of a link; a request carries several.
@@ -96,6 +98,8 @@ pub enum LinkChange {
     /// No IPv6 link-local address by itself (`addr_gen_mode none`), so no router solicitations either.
     /// Refused where the kernel has no IPv6.
     NoLinkLocal,
+    /// Remark, up to 255 bytes; none when empty.
+    Alias(String),
 }
 
 /// One end of a veth pair.
@@ -309,6 +313,7 @@ fn apply(message: &mut LinkMessage, change: &LinkChange) {
         LinkChange::Name(name) => LinkAttribute::IfName(name.clone()),
         LinkChange::TxQueueLen(packets) => LinkAttribute::TxQueueLen(*packets),
         LinkChange::GsoMaxSize(bytes) => LinkAttribute::GsoMaxSize(*bytes),
+        LinkChange::Alias(alias) => LinkAttribute::IfAlias(alias.clone()),
         LinkChange::NoLinkLocal => {
             LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(
                 In6AddrGenMode::None,
@@ -318,7 +323,7 @@ fn apply(message: &mut LinkMessage, change: &LinkChange) {
     message.attributes.push(attribute);
 }
 
-fn link_of(answer: RouteNetlinkMessage) -> Option<Link> {
+pub(super) fn link_of(answer: RouteNetlinkMessage) -> Option<Link> {
     let RouteNetlinkMessage::NewLink(message) = answer else { return None };
     let mut link = Link {
         index: LinkIndex(message.header.index),
@@ -330,6 +335,7 @@ fn link_of(answer: RouteNetlinkMessage) -> Option<Link> {
         running: message.header.flags.contains(LinkFlags::Running),
         kind: None,
         link: None,
+        alias: None,
     };
     for attribute in message.attributes {
         match attribute {
@@ -337,6 +343,7 @@ fn link_of(answer: RouteNetlinkMessage) -> Option<Link> {
             LinkAttribute::Address(octets) => link.mac = octets.try_into().ok().map(MacAddr),
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
             LinkAttribute::Link(index) => link.link = Some(LinkIndex(index)),
+            LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
             LinkAttribute::LinkInfo(infos) => {
                 link.kind = infos.iter().find_map(|info| match info {
                     LinkInfo::Kind(kind) => Some(kind.to_string()),

@@ -9,6 +9,7 @@ mod error;
 mod link;
 mod monitor;
 mod neighbour;
+mod nsid;
 mod qdisc;
 mod route;
 mod rule;
@@ -29,6 +30,7 @@ pub use link::{Link, LinkChange, LinkId, LinkIndex, VethEnd, Vxlan};
 pub use monitor::{Change, Monitor, Topic};
 pub use neighbour::Neighbour;
 pub use netlink_packet_route::neighbour::NeighbourState;
+pub use nsid::NetnsId;
 pub use route::{LastingPath, NextHop, PathTo, Route, RouteKind, Scope};
 pub use rule::Rule;
 
