@@ -82,12 +82,14 @@ pub enum Wanted {
         ip: Ip,
         mtu: usize,
     },
-    /// An ICMP error about the packet, unless the rate limit or a rule forbids it.
+    /// An ICMP error about the packet, unless the rate limit or a rule forbids it; about a super-frame that became datagrams one
+    /// for each.
     Error {
         to: To,
         about: Ip,
         head: [u8; 2],
         mtu: Option<u16>,
+        is_each: bool,
     },
     /// Whatever answer the gateway's address or the node's gives to a ping.
     Answer {
@@ -415,6 +417,10 @@ impl Model {
     }
 
     fn error(&mut self, head: [u8; 2], mtu: Option<u16>, about: Ip, out: &mut Vec<Wanted>) {
+        self.errors(head, mtu, about, false, out);
+    }
+
+    fn errors(&mut self, head: [u8; 2], mtu: Option<u16>, about: Ip, is_each: bool, out: &mut Vec<Wanted>) {
         let is_error = about.protocol == ICMP
             && (about.payload.len() < 8 || [3, 4, 5, 11, 12].contains(&about.payload[0]));
         if about.fragment & 0x1fff != 0 || is_martian(about.src) || is_martian(about.dst) || is_error {
@@ -424,7 +430,7 @@ impl Model {
         if matches!(to, To::Nowhere | To::Blackhole) {
             return;
         }
-        self.out(to, Wanted::Error { to, about, head, mtu }, out);
+        self.out(to, Wanted::Error { to, about, head, mtu, is_each }, out);
     }
 
     /// Out of the node, or among those that wait for the pod's MAC.
@@ -472,9 +478,13 @@ impl Model {
             let waiting = self.waiting.remove(index);
             for mut held in waiting.held {
                 let (to, dst) = match &mut held {
-                    Wanted::Packet { to, ip, .. }
-                    | Wanted::Pieces { to, ip, .. }
-                    | Wanted::Datagrams { to, ip, .. } => {
+                    Wanted::Datagrams { to, ip, .. } => {
+                        if is_given_up {
+                            self.errors([3, 1], None, ip.clone(), true, out);
+                        }
+                        (to, ip.dst)
+                    }
+                    Wanted::Packet { to, ip, .. } | Wanted::Pieces { to, ip, .. } => {
                         if is_given_up {
                             self.error([3, 1], None, ip.clone(), out);
                         }
@@ -506,7 +516,12 @@ impl Model {
     /// Takes from `out` what was wanted; what is not there, or is left over, is a fault.
     pub fn compare(&self, mut wanted: Vec<Wanted>, mut out: Vec<(PortId, MemoryFrame)>) {
         // Those take all that looks like them: the others choose first.
-        wanted.sort_by_key(|wanted| matches!(wanted, Wanted::Datagrams { .. } | Wanted::Answer { .. }));
+        wanted.sort_by_key(|wanted| {
+            matches!(
+                wanted,
+                Wanted::Datagrams { .. } | Wanted::Answer { .. } | Wanted::Error { is_each: true, .. }
+            )
+        });
         for wanted in wanted {
             match &wanted {
                 Wanted::Packet { to, ip, offload } => {
@@ -554,8 +569,8 @@ impl Model {
                     let pieces: Vec<_> = out.extract_if(.., |frame| is_one(frame)).collect();
                     assert!(!pieces.is_empty(), "missing {wanted:?} in {out:?}");
                 }
-                Wanted::Error { to, about, head, mtu } => {
-                    let at = out.iter().position(|frame| {
+                Wanted::Error { to, about, head, mtu, is_each } => {
+                    let is_it = |frame: &(PortId, MemoryFrame)| {
                         self.unwrap(*to, frame).is_some_and(|error| {
                             let quotes =
                                 error.payload.len() >= 28 && error.payload[20..28] == about.bytes()[12..20];
@@ -567,8 +582,11 @@ impl Model {
                                 && quotes
                                 && mtu.is_none_or(|mtu| word(&error.payload, 6) == mtu)
                         })
-                    });
-                    at.map(|at| out.remove(at));
+                    };
+                    match is_each {
+                        true => out.retain(|frame| !is_it(frame)),
+                        false => drop(out.iter().position(is_it).map(|at| out.remove(at))),
+                    }
                 }
                 Wanted::Answer { to, asked } => {
                     // Of one that the way back is too narrow for, each piece.
