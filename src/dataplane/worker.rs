@@ -475,7 +475,14 @@ impl Worker {
         Ok(verdict)
     }
 
-    /// The same while somebody captures.
+    /// The same for frames that somebody looks at: one copy of the engine is made for speed.
+    #[cold]
+    #[inline(never)]
+    fn decide_observed(&mut self, fib: &Fib, id: PortId, frame: &mut Frame) -> Result<Verdict, DropReason> {
+        self.decide(fib, id, frame)
+    }
+
+    /// As [`Self::forward`], while somebody captures.
     #[cold]
     #[inline(never)]
     fn forward_observed(&mut self, fib: &Fib, id: PortId, batch: &mut Vec<Frame>) {
@@ -483,7 +490,7 @@ impl Worker {
         for mut frame in batch.drain(..) {
             let origin = accounts::origin(fib, id, &self.pool, &frame);
             self.taps.received(fib, Some(id), origin.into(), &self.pool, &frame);
-            match self.decide(fib, id, &mut frame) {
+            match self.decide_observed(fib, id, &mut frame) {
                 Ok(Verdict::Punt(reason)) => {
                     self.punt(fib, Some(id), Punted { reason, origin, is_made: false, frame });
                 }
@@ -547,7 +554,7 @@ impl Worker {
         self.taps.begin();
         let origin = accounts::origin(&fib, id, &self.pool, &frame);
         self.taps.received(&fib, Some(id), origin.into(), &self.pool, &frame);
-        match self.decide(&fib, id, &mut frame) {
+        match self.decide_observed(&fib, id, &mut frame) {
             Ok(Verdict::Punt(reason)) => self.taps.ended(Outcome::Punted(reason, None)),
             Ok(verdict) => self.taps.forwarded(&fib, verdict, Outcome::Kept, (&self.pool, &frame)),
             Err(reason) => self.taps.ended(Outcome::Dropped(reason)),
