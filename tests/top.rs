@@ -128,18 +128,18 @@ fn rates_of_what_is_forwarded_are_on_the_screen() {
     top.shows("a pod's rates, both ways", |text| {
         pings();
         let row = numbers(text, &workload).unwrap_or_default();
-        row.len() == 6 && row[..4].iter().all(|rate| is_some_rate(&rate))
+        row.len() == 6 && row[..4].iter().all(is_some_rate)
     });
     top.shows("a peer's form, MTU and rates, both ways", |text| {
         pings();
         let row = numbers(text, "node-b").unwrap_or_default();
-        row.len() == 8 && row[..2] == ["vxlan", "1500"] && row[2..6].iter().all(|rate| is_some_rate(&rate))
+        row.len() == 8 && row[..2] == ["vxlan", "1500"] && row[2..6].iter().all(is_some_rate)
     });
     top.shows("a drop's rate and whose it is", |text| {
         let brief = Ping { count: 5, patience: Duration::from_millis(1), ..Ping::default() };
         ping(&near.netns, "10.65.0.60".parse().unwrap(), brief).unwrap();
         let dropped = text.lines().find(|line| line.contains(" blackhole ")).unwrap_or_default();
-        dropped.split_whitespace().next().is_some_and(|rate| is_some_rate(&rate))
+        dropped.split_whitespace().next().is_some_and(|rate| is_some_rate(rate))
             && dropped.contains(&workload)
     });
     top.press("/nobody\r");

@@ -40,15 +40,16 @@ pub(super) fn watch(client: Client, first: Reading, interval: Duration) -> Resul
     loop {
         terminal.draw(|frame| screen::draw(frame, &mut state)).map_err(AskError::Terminal)?;
         select! {
-            recv(keys) -> event => match event.unwrap_or_else(|_| Err(ended())).map_err(AskError::Terminal)? {
-                Event::Key(key) => match state.key(key) {
+            recv(keys) -> event => {
+                let event = event.unwrap_or_else(|_| Err(ended())).map_err(AskError::Terminal)?;
+                // Of a new size the next drawing hears by itself.
+                let Event::Key(key) = event else { continue };
+                match state.key(key) {
                     Wish::Nothing => {}
                     Wish::Interval(interval) => intervals.send(interval).map_err(|_| AskError::System(ended()))?,
                     Wish::End => return Ok(End::Wanted),
-                },
-                // The next drawing asks for the size.
-                _ => {}
-            },
+                }
+            }
             recv(readings) -> reading => state.take(reading.map_err(|_| AskError::System(ended()))?),
             recv(signals) -> signal => return Ok(End::Signal(signal.map_err(|_| AskError::System(ended()))?)),
         }

@@ -227,7 +227,7 @@ pub(super) fn scaled(number: f64) -> String {
         (rest, unit) = (rest / 1000.0, next);
     }
     let decimals = match (rest, unit) {
-        (rest, "") if rest < 0.05 || rest >= 9.95 => 0,
+        (rest, "") if !(0.05..9.95).contains(&rest) => 0,
         (_, "") => 1,
         (rest, _) if rest < 9.995 => 2,
         (rest, _) if rest < 99.95 => 1,
