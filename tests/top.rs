@@ -139,7 +139,7 @@ fn rates_of_what_is_forwarded_are_on_the_screen() {
         let brief = Ping { count: 5, patience: Duration::from_millis(1), ..Ping::default() };
         ping(&near.netns, "10.65.0.60".parse().unwrap(), brief).unwrap();
         let dropped = text.lines().find(|line| line.contains(" blackhole ")).unwrap_or_default();
-        dropped.split_whitespace().next().is_some_and(|rate| is_some_rate(rate))
+        dropped.split_whitespace().next().is_some_and(|rate| is_some_rate(&rate))
             && dropped.contains(&workload)
     });
     top.press("/nobody\r");
