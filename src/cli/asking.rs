@@ -56,6 +56,10 @@ pub(super) enum AskError {
     Output(#[from] io::Error),
     #[error("cannot write the answer: {0}")]
     Form(String),
+    #[error("standard output is no terminal: --batch COUNT prints tables")]
+    NoTerminal,
+    #[error("the terminal does not do what is asked of it: {0}")]
+    Terminal(#[source] io::Error),
 }
 
 impl Asking {

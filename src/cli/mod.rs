@@ -19,6 +19,7 @@ mod routes;
 pub mod run;
 pub mod status;
 mod table;
+pub mod top;
 pub mod trace;
 pub mod version;
 
@@ -52,6 +53,7 @@ enum Command {
     Get(get::Args),
     Explain(explain::Args),
     Drops(drops::Args),
+    Top(top::Args),
     Reload(reload::Args),
     Version(version::Args),
     Completions(manual::Completions),
@@ -73,6 +75,7 @@ pub fn main() -> ExitCode {
         Command::Get(args) => asking::exit("get", get::run(&args)),
         Command::Explain(args) => asking::exit("explain", explain::run(&args)),
         Command::Drops(args) => asking::exit("drops", drops::run(&args)),
+        Command::Top(args) => top::run(&args),
         Command::Reload(args) => asking::exit("reload", reload::run(&args)),
         Command::Completions(args) => exit(manual::completions(&args)),
         Command::Man(args) => exit(manual::man(&args)),

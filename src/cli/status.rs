@@ -40,7 +40,7 @@ fn table(status: &Status) -> String {
 }
 
 /// `3 days 04:05:06`
-fn period(seconds: u64) -> String {
+pub(super) fn period(seconds: u64) -> String {
     let (days, rest) = (seconds / 86_400, seconds % 86_400);
     let clock = format!("{:02}:{:02}:{:02}", rest / 3600, rest / 60 % 60, rest % 60);
     match days {
