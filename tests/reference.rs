@@ -14,8 +14,8 @@ fn docs() -> PathBuf {
 }
 
 /// Each page, and what it should hold.
-fn pages() -> [(&'static str, String); 2] {
-    [("commands.md", commands()), ("reasons.md", reasons())]
+fn pages() -> [(&'static str, String); 3] {
+    [("commands.md", commands()), ("metrics.md", metrics()), ("reasons.md", reasons())]
 }
 
 #[test]
@@ -89,6 +89,32 @@ fn reasons() -> String {
     list("Dropped", "Why the frame ended.", rows);
     let rows = &mut Anomaly::ALL.iter().map(|anomaly| (anomaly.name(), anomaly.explanation()));
     list("Noted", "What is wrong with a frame that goes on.", rows);
+    page
+}
+
+/// The families of an empty scrape: each is described, whether it has samples or not.
+fn metrics() -> String {
+    let mut page = String::from(
+        "# Metrics\n\n\
+         At `/metrics` of the web address (`--web`, 127.0.0.1:9091 by default), as OpenMetrics text. A counter's samples end in `_total`. A\n\
+         super-frame counts as one frame, as on the kernel's interfaces; bytes are those of frames as they stand at the edge: at an endpoint with\n\
+         the Ethernet header, `form=\"ipip\"` with the outer IPv4 header, `form=\"vxlan\"` with the VXLAN and inner Ethernet headers.\n\n\
+         Names that begin with `felix_` are Felix's, for what Felix counts too. A dashboard for Grafana: `contrib/grafana-dashboard.json`.\n\n\
+         | name | type | what |\n|---|---|---|\n",
+    );
+    let scrape = margay::control::metrics::encode(margay::agent::view::Readings::default());
+    let of = |kind: &str, line: &str| {
+        let rest = line.strip_prefix(kind)?;
+        rest.split_once(' ').map(|(name, text)| (name.to_owned(), text.to_owned()))
+    };
+    let mut about = String::new();
+    for line in scrape.lines() {
+        if let Some((_, text)) = of("# HELP ", line) {
+            about = text;
+        } else if let Some((name, kind)) = of("# TYPE ", line) {
+            let _ = writeln!(page, "| `{name}` | {kind} | {about} |");
+        }
+    }
     page
 }
 

@@ -37,8 +37,10 @@ use crate::dataplane::paths::{Change as PathChange, News};
 use crate::dataplane::{Event, PortId};
 use crate::datastore::{self, LoadError, Watcher};
 use crate::fib::{Attachment, CompileError, EndpointId, Environment, Fib, OuterTtl, Publication};
+use crate::io::Port;
 use crate::resource::FelixConfiguration;
 use crate::rib::{self, EndpointPlan, NodePlan, PlanError};
+use crate::sys::limits;
 use crate::sys::netlink::{Change, ErrorKind, Netlink, NetlinkError};
 use crate::sys::netns::NetnsError;
 use crate::sys::tun::TunError;
@@ -138,9 +140,20 @@ pub enum AgentError {
     /// Threads, epoll.
     #[error("the worker threads cannot be started: {0}")]
     Workers(#[source] io::Error),
-    /// A worker thread ended by itself.
-    #[error("a worker thread ended: see the log")]
-    WorkerEnded,
+    /// The last of the worker threads ended by itself.
+    #[error("no worker thread is left: see the log")]
+    WorkersEnded,
+}
+
+impl AgentError {
+    /// The same resources may do when the machine has changed.
+    fn may_pass(&self) -> bool {
+        match self {
+            AgentError::Load(error) => error.may_pass(),
+            AgentError::Plan(_) | AgentError::Compile(_) | AgentError::Forbidden(_) => false,
+            _ => true,
+        }
+    }
 }
 
 /// What the operator tells the daemon.
@@ -194,6 +207,14 @@ struct Updates {
     time: Duration,
 }
 
+/// What was wrong when the resources were read.
+#[derive(Debug)]
+struct Wrong {
+    what: String,
+    /// When they are to be read again, as it is not the resources but the machine that may be right by then.
+    again: Option<Instant>,
+}
+
 /// What an earlier daemon knew and had open.
 #[derive(Debug, Default)]
 struct Legacy {
@@ -230,6 +251,10 @@ pub struct Agent {
     failed: BTreeMap<String, String>,
     /// Sides that must be opened again, with what was last said about it.
     lost: BTreeMap<Side, String>,
+    /// Workers that ended by themselves, and why.
+    ended: BTreeMap<usize, String>,
+    /// The limit of open files, while it leaves no room.
+    crowded: Option<u64>,
     notices: Notices,
     /// Endpoints came or went: the notices follow others' namespaces.
     endpoints_changed: bool,
@@ -260,7 +285,7 @@ pub struct Agent {
     reloads: u64,
     /// When the resources were read last and found good; and what was wrong with them since.
     read_at: Instant,
-    wrong: Option<String>,
+    wrong: Option<Wrong>,
     /// Last, as the next daemon may begin when it is gone.
     sole: Sole,
 }
@@ -337,6 +362,8 @@ impl Agent {
             endpoints,
             failed: BTreeMap::new(),
             lost: BTreeMap::new(),
+            ended: BTreeMap::new(),
+            crowded: None,
             notices,
             endpoints_changed: false,
             paths,
@@ -417,6 +444,12 @@ impl Agent {
         self.workers.turn()
     }
 
+    /// Gives a worker a port that no resource asks for: so a test brings one in that fails.
+    #[doc(hidden)]
+    pub fn lend_port(&self, worker: usize, id: PortId, port: Box<dyn Port>) {
+        self.workers.attach(worker, id, port, true, None);
+    }
+
     /// One screen: what was found, what is used, and why.
     pub fn screen(&self) -> String {
         screen::render(self)
@@ -426,7 +459,7 @@ impl Agent {
     /// end what was counted.
     ///
     /// # Errors
-    /// [`AgentError::WorkerEnded`].
+    /// [`AgentError::WorkersEnded`].
     pub fn run(
         mut self,
         watcher: &Watcher,
@@ -458,7 +491,7 @@ impl Agent {
                     Err(_) => requests = never(),
                 },
                 recv(events) -> event => event.into_iter().for_each(|event| self.lost(event)),
-                recv(ended) -> _ => return Err(AgentError::WorkerEnded),
+                recv(ended) -> index => index.map_or(Ok(()), |index| self.bury(index))?,
                 recv(notices) -> _ => self.look(),
                 recv(changes) -> change => {
                     let changes: Vec<Change> =
@@ -489,13 +522,54 @@ impl Agent {
 
     /// Whether nothing has to be tried or looked at again and again.
     fn is_whole(&self) -> bool {
-        self.failed.is_empty() && self.lost.is_empty() && self.notices.is_complete()
+        self.failed.is_empty()
+            && self.lost.is_empty()
+            && self.crowded.is_none()
+            && self.wrong.as_ref().is_none_or(|wrong| wrong.again.is_none())
+            && self.notices.is_complete()
+    }
+
+    /// A worker has ended by itself. What it received is not forwarded until the daemon is started again; the others go on.
+    ///
+    /// # Errors
+    /// There are no others.
+    fn bury(&mut self, index: usize) -> Result<(), AgentError> {
+        let why = self.workers.bury(index);
+        tracing::error!(worker = index, why, "a worker ended, the others go on: start the daemon again");
+        self.ended.insert(index, why);
+        if self.ended.len() < self.workers.count() { Ok(()) } else { Err(AgentError::WorkersEnded) }
+    }
+
+    /// What only a new start of the daemon can mend.
+    pub fn faults(&self) -> Vec<String> {
+        let ended = self.ended.iter();
+        ended
+            .map(|(index, why)| {
+                format!("worker {index} has ended, what it received is lost until the daemon is started again: {why}")
+            })
+            .collect()
+    }
+
+    /// Finds out whether descriptors are left.
+    fn count_descriptors(&mut self) {
+        let before = std::mem::replace(&mut self.crowded, limits::crowded());
+        match (before, self.crowded) {
+            (None, Some(limit)) => {
+                tracing::warn!(limit, "too many open files: what is open goes on, {}", limits::HOW_TO_RAISE);
+            }
+            (Some(_), None) => tracing::info!("files can be opened again"),
+            _ => {}
+        }
     }
 
     /// Finds out what a notice may be about.
     fn look(&mut self) {
         self.release_orphans();
-        match needs(&self.plan) {
+        let needs = needs(&self.plan);
+        self.count_descriptors();
+        match needs {
+            // Whoever cannot open a socket finds nothing, be it there or not.
+            _ if self.crowded.is_some() => {}
             Ok(needs) if needs != *self.underlay.needs() => {
                 if let Err(error) = self.reconcile() {
                     self.miss(Side::Underlay, &error.to_string());
@@ -505,6 +579,11 @@ impl Agent {
             // The node's address or its interface is gone, and the packet sockets with it. There is nothing to do but
             // wait, and to open them again even if everything is then as it was.
             Err(error) => self.miss(Side::Underlay, &error.to_string()),
+        }
+        let is_due = |wrong: &Wrong| wrong.again.is_some_and(|again| Instant::now() >= again);
+        if self.crowded.is_none() && self.wrong.as_ref().is_some_and(is_due) {
+            // What is wrong is logged.
+            let _ = self.read();
         }
     }
 
@@ -544,7 +623,15 @@ impl Agent {
     /// # Errors
     /// They are wrong, or the machine does not do what they ask for: the last good state stays.
     pub fn reload(&mut self) -> Result<Reloaded, AgentError> {
+        // Whoever asks is told, be it what is known.
+        self.wrong = None;
+        self.read()
+    }
+
+    /// As [`Self::reload`]; what is wrong as before is not logged again.
+    fn read(&mut self) -> Result<Reloaded, AgentError> {
         self.reloads += 1;
+        let began = Instant::now();
         let loaded = load(&self.config, self.rootless.as_ref(), &mut self.told);
         let reloaded = loaded.and_then(|plan| self.apply(plan));
         match &reloaded {
@@ -553,13 +640,20 @@ impl Agent {
                 tracing::info!(routes, endpoints, "resources applied");
             }
             Err(error) => {
-                error.to_string().lines().for_each(|line| tracing::error!("{line}"));
-                tracing::error!("resources not applied: the last good state stays");
+                let what = error.to_string();
+                if self.wrong.as_ref().is_none_or(|wrong| wrong.what != what) {
+                    what.lines().for_each(|line| tracing::error!("{line}"));
+                    tracing::error!("resources not applied: the last good state stays");
+                }
+                // Very many resources, and nothing to be done about it, must not keep a core busy.
+                let pause = RETRY.max(began.elapsed() * 20);
+                let again = error.may_pass().then(|| Instant::now() + pause);
+                self.wrong = Some(Wrong { what, again });
+                self.count_descriptors();
             }
         }
-        match &reloaded {
-            Ok(_) => (self.read_at, self.wrong) = (Instant::now(), None),
-            Err(error) => self.wrong = Some(error.to_string()),
+        if reloaded.is_ok() {
+            (self.read_at, self.wrong) = (Instant::now(), None);
         }
         reloaded
     }
@@ -567,6 +661,8 @@ impl Agent {
     fn apply(&mut self, plan: NodePlan) -> Result<Reloaded, AgentError> {
         let changed = plan != self.plan;
         if changed {
+            // What cannot be begun need not be undone.
+            needs(&plan)?;
             let before = std::mem::replace(&mut self.plan, plan);
             if let Err(error) = self.reconcile() {
                 self.plan = before;

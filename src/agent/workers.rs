@@ -1,5 +1,6 @@
 //! The worker threads, and how the agent talks to them.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
@@ -37,8 +38,8 @@ pub(super) struct Workers {
     /// What confines them: the same for each.
     confinement: Option<Confinement>,
     events: Receiver<Event>,
-    end: Sender<()>,
-    ended: Receiver<()>,
+    end: Sender<usize>,
+    ended: Receiver<usize>,
     paths: Arc<Paths>,
 }
 
@@ -53,12 +54,12 @@ enum State {
     /// Commands and frames wait.
     Resting(Box<Worker>),
     Running(JoinHandle<(Box<Worker>, io::Result<()>)>),
-    /// Its thread panicked.
+    /// Its thread has ended by itself.
     Gone,
 }
 
-/// Tells of the end of the thread that owns it, be it by a panic.
-struct Tell(Option<Sender<()>>);
+/// Tells which worker's thread it was that owned it and ended, be it by a panic.
+struct Tell(Option<Sender<usize>>, usize);
 
 impl Tell {
     /// Does not tell of an end that was asked for.
@@ -71,8 +72,8 @@ impl Tell {
 
 impl Drop for Tell {
     fn drop(&mut self) {
-        // Full means that somebody has told already.
-        let _ = self.0.take().map(|end| end.try_send(()));
+        // There is room for each.
+        let _ = self.0.take().map(|end| end.try_send(self.1));
     }
 }
 
@@ -97,7 +98,7 @@ impl Workers {
         publication: &Arc<Publication>,
     ) -> io::Result<Self> {
         let (tell, events) = bounded(1024);
-        let (end, ended) = bounded(1);
+        let (end, ended) = bounded(count);
         let mut workers = Vec::with_capacity(count);
         let paths = Arc::new(Paths::default());
         let prober = probing.then(|| Arc::new(Prober::new(Instant::now() + BEFORE_PROBES)));
@@ -135,7 +136,7 @@ impl Workers {
                     continue;
                 }
             };
-            let end = Tell(Some(self.end.clone()));
+            let end = Tell(Some(self.end.clone()), index);
             let confine = confine.clone();
             let thread = std::thread::Builder::new().name(format!("margay-{index}")).spawn(move || {
                 let ended = run(&mut worker, confine);
@@ -279,9 +280,22 @@ impl Workers {
         &self.paths
     }
 
-    /// Tells of a worker that ended by itself: that is a fault.
-    pub(super) fn ended(&self) -> &Receiver<()> {
+    /// Tells of a worker that ended by itself: that is a fault. The others go on.
+    pub(super) fn ended(&self) -> &Receiver<usize> {
         &self.ended
+    }
+
+    /// Closes the ports of worker `index`, which has told of its end; says why it came.
+    pub(super) fn bury(&mut self, index: usize) -> String {
+        let hand = self.workers.get_mut(index).map(|hand| &mut hand.state);
+        match hand.map(|state| std::mem::replace(state, State::Gone)) {
+            Some(State::Running(thread)) => match thread.join() {
+                Err(panic) => format!("it panicked: {}", message(&*panic)),
+                Ok((_, Err(error))) => error.to_string(),
+                Ok((_, Ok(()))) => "nobody told it to".into(),
+            },
+            _ => "its thread was not there".into(),
+        }
     }
 
     pub(super) fn tell(&self, index: usize, command: Command) {
@@ -290,6 +304,12 @@ impl Workers {
         let _ = worker.commands.send(command);
         let _ = worker.waker.wake();
     }
+}
+
+/// What a panic said.
+fn message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("it did not say why")
 }
 
 impl Drop for Workers {

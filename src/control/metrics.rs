@@ -88,13 +88,8 @@ fn frames(out: &mut Page<'_>, readings: &Readings) -> fmt::Result {
     let all = |label: &'static str, rows: Vec<(&'static str, u64)>| -> Samples<'static, u64> {
         rows.into_iter().map(|(name, count)| (vec![(label, name)], count)).collect()
     };
-    let input = vec![(vec![], total.input)];
-    out.counters(
-        "margay_input_frames",
-        "Frames that ports received, and packets that the slow path made",
-        None,
-        input,
-    )?;
+    let about = "Frames that ports received, and packets that the slow path made";
+    out.counter("margay_input_frames", about, total.input)?;
     let sent = Sent::ALL.iter().map(|sent| (sent.name(), total.sent[sent.index()])).collect();
     out.counters("margay_sent_frames", "Frames transmitted, by where to", None, all("to", sent))?;
     let punted = PuntReason::ALL.iter().map(|reason| (reason.name(), total.punted[reason.index()])).collect();
@@ -190,18 +185,9 @@ fn others(out: &mut Page<'_>, readings: &Readings) -> fmt::Result {
 fn fib(out: &mut Page<'_>, readings: &Readings) -> fmt::Result {
     out.gauge("margay_fib_size", "Lookup tables of the FIB", Some(Unit::Bytes), readings.fib_bytes as f64)?;
     let [_, failed] = readings.fib_updates;
-    out.counters(
-        "margay_fib_failures",
-        "FIBs that could not be compiled: the last good one stays",
-        None,
-        vec![(vec![], failed)],
-    )?;
-    out.counters(
-        "margay_reloads",
-        "How often the resources were read",
-        None,
-        vec![(vec![], readings.reloads)],
-    )
+    let about = "FIBs that could not be compiled: the last good one stays";
+    out.counter("margay_fib_failures", about, failed)?;
+    out.counter("margay_reloads", "How often the resources were read", readings.reloads)
 }
 
 /// As Felix names them.
@@ -302,7 +288,13 @@ impl Page<'_> {
     }
 
     fn gauge(&mut self, name: &str, help: &str, unit: Option<Unit>, value: f64) -> fmt::Result {
-        self.gauges(name, help, unit, vec![(vec![], value)])
+        let only = self.0.encode_descriptor(name, help, unit.as_ref(), MetricType::Gauge)?;
+        ConstGauge::new(value).encode(only)
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+        let only = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
+        ConstCounter::new(value).encode(only)
     }
 
     /// Of counts in each class, with the greatest value of the class.

@@ -13,8 +13,8 @@ use socket2::{Domain, Socket, Type};
 
 use super::metrics;
 use super::routes::{answer, failure, reading};
+use crate::agent::Remote;
 use crate::agent::view::{Health, Readings, Status};
-use crate::agent::{Agent, Remote};
 
 /// Where it is unless it is told otherwise: Felix's port for metrics, and nobody else's machine reaches it.
 pub const DEFAULT_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9091);
@@ -74,9 +74,12 @@ async fn scrape(State(remote): State<Remote>) -> Response {
 
 /// As Felix's: whether the daemon should go on, or be started anew.
 async fn liveness(State(remote): State<Remote>) -> Response {
-    match answer(remote, Agent::is_alive).await {
-        Ok(true) => StatusCode::NO_CONTENT.into_response(),
-        Ok(false) => failure(StatusCode::SERVICE_UNAVAILABLE, "a worker does not turn: see the log".into()),
+    match answer(remote, |agent| (agent.is_alive(), agent.faults())).await {
+        Ok((true, _)) => StatusCode::NO_CONTENT.into_response(),
+        Ok((false, faults)) if faults.is_empty() => {
+            failure(StatusCode::SERVICE_UNAVAILABLE, "a worker does not turn: see the log".into())
+        }
+        Ok((false, faults)) => failure(StatusCode::SERVICE_UNAVAILABLE, faults.join("; ")),
         Err(failed) => failed,
     }
 }

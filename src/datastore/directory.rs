@@ -56,6 +56,16 @@ pub enum FileError {
 
 impl std::error::Error for LoadError {}
 
+impl LoadError {
+    /// The system would not let something be read; what could be read may be right or wrong.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            LoadError::Directory { .. } => true,
+            LoadError::Content { files, .. } => files.iter().any(|file| matches!(file, FileError::Io { .. })),
+        }
+    }
+}
+
 impl fmt::Display for LoadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

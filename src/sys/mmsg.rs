@@ -130,7 +130,7 @@ impl Batch {
     /// Message `index` of the last [`Self::receive`].
     pub fn received(&self, index: usize) -> Received {
         let header = &self.headers[index];
-        let (tos, segment) = self.controls[index].read(header.msg_hdr.msg_controllen);
+        let (tos, segment) = self.controls[index].read(header.msg_hdr.msg_controllen as _);
         Received {
             len: header.msg_len as usize,
             truncated: header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0,
@@ -246,14 +246,16 @@ impl<'a> Outbox<'_, 'a> {
         first: usize,
     ) -> io::Result<usize> {
         let whole = self.batch.headers[..self.messages][index].msg_hdr;
-        let datagrams = whole.msg_iovlen.div_ceil(slices.max(1));
+        // The C libraries differ in the field's type.
+        let of_whole: usize = whole.msg_iovlen as _;
+        let datagrams = of_whole.div_ceil(slices.max(1));
         let mut sent = 0;
         for datagram in first..datagrams {
             let start = datagram * slices;
             let mut header = whole;
             // SAFETY: `start` is below `msg_iovlen`, so the pointer stays within the message's slices.
             header.msg_iov = unsafe { whole.msg_iov.add(start) };
-            header.msg_iovlen = slices.min(whole.msg_iovlen - start);
+            header.msg_iovlen = slices.min(of_whole - start) as _;
             header.msg_controllen =
                 self.batch.controls[index].without_segment(whole.msg_controllen as _) as _;
             // SAFETY: as in `send`; the slices are a part of those of that message.

@@ -32,7 +32,8 @@ pub fn pin(cores: &[usize]) -> io::Result<()> {
 /// # Errors
 /// Those of sched_setscheduler(2); lowering one's own priority needs no privilege.
 pub fn only_when_idle() -> io::Result<()> {
-    let parameters = libc::sched_param { sched_priority: 0 };
+    // SAFETY: a structure of integers, for which zero is a value; C libraries differ in how many there are.
+    let parameters: libc::sched_param = unsafe { std::mem::zeroed() };
     // SAFETY: the parameters live on this stack, and the kernel only reads them.
     let done = unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const parameters) };
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }

@@ -11,6 +11,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use libc::{c_char, c_short, c_ulong};
 
 use super::door::{self, Wanted};
+use super::limits;
 
 /// What the interface carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,9 +78,7 @@ pub struct Interface {
 #[derive(Debug, thiserror::Error)]
 pub enum TunError {
     /// The device file.
-    #[error(
-        "/dev/net/tun cannot be opened ({0}): load the tun module, or run as root, or give this user access to it"
-    )]
+    #[error("/dev/net/tun cannot be opened ({}): {}", .0, device_hint(.0))]
     Device(#[source] io::Error),
     /// The name is taken, or the caller lacks CAP_NET_ADMIN in this network namespace.
     #[error("interface {name} cannot be created ({source}): {}", hint(.source))]
@@ -110,6 +109,13 @@ impl TunError {
             TunError::Create { source, .. } => source.raw_os_error(),
             _ => None,
         }
+    }
+}
+
+fn device_hint(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EMFILE) => limits::HOW_TO_RAISE,
+        _ => "load the tun module, or run as root, or give this user access to it",
     }
 }
 

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::agent::underlay::SOURCE_PORTS;
 use crate::agent::{Agent, IpipOffload, Side};
 use crate::rib::Target;
+use crate::sys::limits;
 
 /// Whether the node does all that its resources ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -217,8 +218,10 @@ impl fmt::Display for Status {
 }
 
 fn problems(agent: &Agent) -> Vec<String> {
-    let wrong =
-        agent.wrong.iter().map(|error| format!("resources not applied, the last good state stays: {error}"));
+    let wrong = agent
+        .wrong
+        .iter()
+        .map(|wrong| format!("resources not applied, the last good state stays: {}", wrong.what));
     let lost = agent.lost.iter().map(|(side, reason)| {
         let side = match side {
             Side::Underlay => "the underlay",
@@ -230,7 +233,10 @@ fn problems(agent: &Agent) -> Vec<String> {
         .failed
         .iter()
         .map(|(name, error)| format!("endpoint {name} is not attached, will be tried again: {error}"));
-    wrong.chain(lost).chain(failed).collect()
+    let crowded = agent.crowded.iter().map(|limit| {
+        format!("too many open files (limit {limit}): what is open goes on, {}", limits::HOW_TO_RAISE)
+    });
+    agent.faults().into_iter().chain(wrong).chain(lost).chain(crowded).chain(failed).collect()
 }
 
 fn uses(agent: &Agent) -> Vec<Use> {
