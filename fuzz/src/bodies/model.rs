@@ -522,6 +522,7 @@ impl Model {
                 Wanted::Datagrams { .. } | Wanted::Answer { .. } | Wanted::Error { is_each: true, .. }
             )
         });
+        let mut taken = Vec::new();
         for wanted in wanted {
             match &wanted {
                 Wanted::Packet { to, ip, offload } => {
@@ -562,6 +563,11 @@ impl Model {
                 }
                 Wanted::Datagrams { to, ip, mtu } => {
                     let names = |ip: &Ip| (ip.src, ip.dst, ip.protocol, ip.ttl, ip.tos);
+                    // The first super-frame of a flow has taken those of the others.
+                    if taken.contains(&names(ip)) {
+                        continue;
+                    }
+                    taken.push(names(ip));
                     let is_one = |frame: &(PortId, MemoryFrame)| {
                         self.unwrap(*to, frame)
                             .is_some_and(|one| names(&one) == names(ip) && one.len() <= *mtu)
