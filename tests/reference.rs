@@ -39,6 +39,34 @@ fn write_the_reference() {
     }
 }
 
+/// What the dashboard shows is a metric that there is.
+#[test]
+fn the_dashboard_asks_for_metrics_that_there_are() {
+    let dashboard = std::fs::read_to_string(docs().join("../contrib/grafana-dashboard.json")).unwrap();
+    let dashboard: serde_json::Value = serde_json::from_str(&dashboard).unwrap();
+    let page = metrics();
+    let expressions: Vec<&str> = dashboard["panels"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .flat_map(|panel| {
+            panel["targets"].as_array().unwrap().iter().map(|target| target["expr"].as_str().unwrap())
+        })
+        .collect();
+    assert!(expressions.len() > 9);
+    for expression in expressions {
+        let words = expression.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        let names: Vec<&str> =
+            words.filter(|word| word.starts_with("margay_") || word.starts_with("felix_")).collect();
+        assert!(!names.is_empty(), "{expression}");
+        for name in names {
+            let family =
+                ["_total", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
+            assert!(page.contains(&format!("| `{family}` |")), "{name} in {expression}");
+        }
+    }
+}
+
 /// A page that the summary does not name is in no book, and a link to no page leads nowhere.
 #[test]
 fn the_book_has_every_page_and_no_link_leads_nowhere() {

@@ -12,8 +12,13 @@ const ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCAL
 
 /// Status line with headers, and body.
 fn get(lab: &Lab, path: &str) -> (String, String) {
+    get_as(lab, path, "*/*")
+}
+
+fn get_as(lab: &Lab, path: &str, accept: &str) -> (String, String) {
     let mut stream = lab.nodes[0].netns.run(|| TcpStream::connect(ADDRESS)).unwrap().unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: margay\r\nConnection: close\r\n\r\n").unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: margay\r\nAccept: {accept}\r\nConnection: close\r\n\r\n")
+        .unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
@@ -36,11 +41,14 @@ fn what_passes_is_in_the_metrics() {
     let sent = |metrics: &str| value(metrics, "margay_sent_frames_total{to=\"vxlan\"}");
     let peer =
         |metrics: &str| value(metrics, "margay_peer_sent_frames_total{peer=\"node-b\",form=\"vxlan\"}");
-    let (head, before) = get(&lab, "/metrics");
+    // As Prometheus asks.
+    let (head, before) =
+        get_as(&lab, "/metrics", "application/openmetrics-text;version=1.0.0,text/plain;q=0.5");
     assert!(head.starts_with("http/1.1 200") && head.contains("application/openmetrics-text"), "{head}");
     assert!(before.ends_with("# EOF\n"));
     reaches(&from.netns, to.address, "after");
-    let (_, after) = get(&lab, "/metrics");
+    let (head, after) = get(&lab, "/metrics");
+    assert!(head.contains("text/plain; version=0.0.4") && !after.contains("# EOF"), "{head}");
     assert!(sent(&after) > sent(&before) && peer(&after) > peer(&before), "{after}");
     assert!(value(&after, "margay_peer_received_bytes_total{peer=\"node-b\",form=\"vxlan\"}") > 0.0);
     assert_eq!(value(&after, "margay_healthy"), 1.0);
@@ -56,7 +64,11 @@ fn what_passes_is_in_the_metrics() {
     let families: Vec<&str> =
         after.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
     for sample in &samples {
-        assert!(families.iter().any(|family| sample.starts_with(family)), "{sample}");
+        let name = sample.split('{').next().unwrap();
+        let of = |family: &&&str| {
+            name.strip_prefix(**family).is_some_and(|rest| ["", "_bucket", "_sum", "_count"].contains(&rest))
+        };
+        assert!(families.iter().any(|family| of(&family)), "{sample}");
     }
     let count = samples.len();
     samples.sort_unstable();

@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE};
-use axum::http::{HeaderName, StatusCode};
+use axum::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE};
+use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use socket2::{Domain, Socket, Type};
@@ -65,10 +65,15 @@ fn page(kind: &'static str, text: &'static str) -> Response {
     (headers, text).into_response()
 }
 
-async fn scrape(State(remote): State<Remote>) -> Response {
-    match answer(remote, |agent| Readings::of(agent)).await {
-        Ok(readings) => ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], metrics::encode(readings)).into_response(),
-        Err(failed) => failed,
+async fn scrape(State(remote): State<Remote>, headers: HeaderMap) -> Response {
+    let accepted = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let text = match answer(remote, |agent| Readings::of(agent)).await {
+        Ok(readings) => metrics::encode(readings),
+        Err(failed) => return failed,
+    };
+    match accepted.contains("application/openmetrics-text") {
+        true => ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
+        false => ([(CONTENT_TYPE, metrics::PLAIN_CONTENT_TYPE)], metrics::plain(&text)).into_response(),
     }
 }
 

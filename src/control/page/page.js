@@ -116,7 +116,7 @@ function topology(status, now, endpoints, peers) {
     parts.push(shape("rect", { x, y, width: 220, height: 38, rx: 5, class: bad ? "bad" : "" }));
     parts.push(shape("text", { x: x + 10, y: y + 16 }, lines[0]), shape("text", { x: x + 10, y: y + 32, class: "faint" }, lines[1]));
   };
-  const speed = (rate) => `${scaled(rate[1] * 8, "bit/s")} from it, ${scaled(rate[3] * 8, "bit/s")} to it`;
+  const speed = (rate) => `↑ ${scaled(rate[1] * 8, "bit/s")}   ↓ ${scaled(rate[3] * 8, "bit/s")}`;
   left.forEach((one, index) => draw(one, index, left.length, 10, busy("endpoint")(one), [one.workload, speed(busy("endpoint")(one))], !one.attached));
   right.forEach((one, index) => draw(one, index, right.length, 770, busy("peer")(one), [`${one.name} · ${one.encapsulations.join(" ")}`, speed(busy("peer")(one))], one.fault));
   parts.push(shape("rect", { ...node, rx: 8 }), shape("text", { x: 500, y: node.y + 30, "text-anchor": "middle" }, status.node),
