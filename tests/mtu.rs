@@ -221,7 +221,16 @@ fn a_veths_mtu_is_lowered_with_both_ends_and_never_raised_above_what_it_was() {
     set_underlay(&lab, 1400);
     pods(&lab, 1350, 1200);
     lab.stop().unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(
+        (ends(&lab, 0), ends(&lab, 1)),
+        ((1350, 1350), (1200, 1200)),
+        "what pods have outlasts the daemon"
+    );
+    // The next one knows what was somebody's choice and what was its predecessor's.
+    lab.start(margay(), &[]).unwrap_or_else(|error| panic!("{error}"));
+    set_underlay(&lab, 2000);
     pods(&lab, 1450, 1200);
+    lab.stop().unwrap_or_else(|error| panic!("{error}"));
 }
 
 /// What the kernel has learned of a way and will forget is not for the pods' interfaces.

@@ -97,7 +97,7 @@ impl Engine {
     }
 
     /// A frame that the workload behind `endpoint` sent.
-    #[inline(always)]
+    #[inline]
     pub fn from_workload(
         &mut self,
         tables: Tables<'_>,

@@ -171,6 +171,17 @@ pub enum Flow {
     Stop,
 }
 
+/// Who looks at frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Eyes {
+    /// Nobody.
+    None,
+    /// Captures.
+    Captures,
+    /// Who wants to know what would become of a frame: nothing does.
+    Consider,
+}
+
 impl Worker {
     /// A worker without ports.
     ///
@@ -426,35 +437,70 @@ impl Worker {
     #[inline]
     fn forward(&mut self, id: PortId) {
         let fib = Arc::clone(self.fib.current());
-        let mut batch = std::mem::take(&mut self.batch);
-        self.tally.input += batch.len() as u64;
-        if !batch.is_empty() {
-            self.tally.batches[batch_size(batch.len())] += 1;
-            self.tally.batched += batch.len() as u64;
+        let count = self.batch.len();
+        self.tally.input += count as u64;
+        if count > 0 {
+            self.tally.batches[batch_size(count)] += 1;
+            self.tally.batched += count as u64;
             self.counters.note_free(self.pool.available());
         }
         if let PortId::Endpoint(_) | PortId::Host = id {
-            let bytes = batch.iter().map(|frame| frame.len() as u64).sum();
-            let traffic = Traffic { frames: batch.len() as u64, bytes };
+            let bytes = self.batch.iter().map(|frame| frame.len() as u64).sum();
+            let traffic = Traffic { frames: count as u64, bytes };
             self.accounts.of_port(&fib, id).received(Form::Plain, traffic);
         }
-        if self.taps.is_on() {
-            self.forward_observed(&fib, id, &mut batch);
+        self.pass(&fib, id, if self.taps.is_on() { Eyes::Captures } else { Eyes::None });
+    }
+
+    /// What the engine decides is carried out, unless a frame is only considered. The one place that decides, so that
+    /// the engine stands in its loop.
+    fn pass(&mut self, fib: &Fib, id: PortId, eyes: Eyes) {
+        let mut batch = std::mem::take(&mut self.batch);
+        if eyes != Eyes::None {
+            self.taps.begin();
         }
         for mut frame in batch.drain(..) {
-            match self.decide(&fib, id, &mut frame) {
+            if eyes != Eyes::None {
+                self.show_received(fib, id, &frame);
+            }
+            let verdict = self.decide(fib, id, &mut frame);
+            if eyes != Eyes::None {
+                self.show_verdict(fib, verdict, &frame, eyes);
+            }
+            match verdict {
+                _ if eyes == Eyes::Consider => self.pool.put(frame),
                 Ok(Verdict::Punt(reason)) => {
-                    let origin = accounts::origin(&fib, id, &self.pool, &frame);
-                    self.punt(&fib, Some(id), Punted { reason, origin, is_made: false, frame });
+                    let origin = accounts::origin(fib, id, &self.pool, &frame);
+                    self.punt(fib, Some(id), Punted { reason, origin, is_made: false, frame });
                 }
                 Ok(verdict) => self.queue(verdict, frame),
                 Err(reason) => {
-                    let origin = accounts::origin(&fib, id, &self.pool, &frame);
-                    self.drop_frame(&fib, (Some(id), origin), reason, frame);
+                    let origin = accounts::origin(fib, id, &self.pool, &frame);
+                    self.drop_frame(fib, (Some(id), origin), reason, frame);
                 }
             }
         }
         self.batch = batch;
+    }
+
+    #[cold]
+    fn show_received(&mut self, fib: &Fib, id: PortId, frame: &Frame) {
+        let origin = accounts::origin(fib, id, &self.pool, frame);
+        self.taps.received(fib, Some(id), origin.into(), &self.pool, frame);
+    }
+
+    /// What is punted is told when the slow path has done with it, unless nobody asks that.
+    #[cold]
+    fn show_verdict(&mut self, fib: &Fib, verdict: Result<Verdict, DropReason>, frame: &Frame, eyes: Eyes) {
+        match (verdict, eyes) {
+            (Ok(Verdict::Punt(reason)), Eyes::Consider) => self.taps.ended(Outcome::Punted(reason, None)),
+            (Ok(Verdict::Punt(_)), _) => {}
+            (Ok(verdict), Eyes::Consider) => {
+                self.taps.forwarded(fib, verdict, Outcome::Kept, (&self.pool, frame));
+            }
+            (Ok(verdict), _) => self.taps.forwarded(fib, verdict, Outcome::Sent, (&self.pool, frame)),
+            (Err(reason), _) => self.taps.ended(Outcome::Dropped(reason)),
+        }
     }
 
     /// What the engine says of a frame that came in by a port.
@@ -473,37 +519,6 @@ impl Worker {
         };
         self.accounts.of_peer(frame.peer_index).received(form, Traffic { frames: 1, bytes });
         Ok(verdict)
-    }
-
-    /// The same for frames that somebody looks at: one copy of the engine is made for speed.
-    #[cold]
-    #[inline(never)]
-    fn decide_observed(&mut self, fib: &Fib, id: PortId, frame: &mut Frame) -> Result<Verdict, DropReason> {
-        self.decide(fib, id, frame)
-    }
-
-    /// As [`Self::forward`], while somebody captures.
-    #[cold]
-    #[inline(never)]
-    fn forward_observed(&mut self, fib: &Fib, id: PortId, batch: &mut Vec<Frame>) {
-        self.taps.begin();
-        for mut frame in batch.drain(..) {
-            let origin = accounts::origin(fib, id, &self.pool, &frame);
-            self.taps.received(fib, Some(id), origin.into(), &self.pool, &frame);
-            match self.decide_observed(fib, id, &mut frame) {
-                Ok(Verdict::Punt(reason)) => {
-                    self.punt(fib, Some(id), Punted { reason, origin, is_made: false, frame });
-                }
-                Ok(verdict) => {
-                    self.taps.forwarded(fib, verdict, Outcome::Sent, (&self.pool, &frame));
-                    self.queue(verdict, frame);
-                }
-                Err(reason) => {
-                    self.taps.ended(Outcome::Dropped(reason));
-                    self.drop_frame(fib, (Some(id), origin), reason, frame);
-                }
-            }
-        }
     }
 
     /// A frame as if a workload had sent it. Its gateway's MAC and its own are right; where its own is not known, it
@@ -536,7 +551,9 @@ impl Worker {
             }
             false => {
                 let others = self.taps.replace(vec![tap]);
-                self.consider(id, frame);
+                let fib = Arc::clone(self.fib.current());
+                self.batch.push(frame);
+                self.pass(&fib, id, Eyes::Consider);
                 self.taps.replace(others);
             }
         }
@@ -546,20 +563,6 @@ impl Worker {
         drop(catch);
         self.taps.settle();
         tell(records);
-    }
-
-    /// What would become of a frame; nothing does.
-    fn consider(&mut self, id: PortId, mut frame: Frame) {
-        let fib = Arc::clone(self.fib.current());
-        self.taps.begin();
-        let origin = accounts::origin(&fib, id, &self.pool, &frame);
-        self.taps.received(&fib, Some(id), origin.into(), &self.pool, &frame);
-        match self.decide_observed(&fib, id, &mut frame) {
-            Ok(Verdict::Punt(reason)) => self.taps.ended(Outcome::Punted(reason, None)),
-            Ok(verdict) => self.taps.forwarded(&fib, verdict, Outcome::Kept, (&self.pool, &frame)),
-            Err(reason) => self.taps.ended(Outcome::Dropped(reason)),
-        }
-        self.pool.put(frame);
     }
 
     fn punt(&mut self, fib: &Fib, id: Option<PortId>, punted: Punted) {
