@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::Agent;
-use crate::dataplane::{Exceptions, Party, Tally};
+use crate::dataplane::{Balance, Party, Tally};
 use crate::fib::EndpointId;
 use crate::rib::Peer;
 use crate::verdict::DropReason;
@@ -20,15 +20,15 @@ pub struct Counts {
     /// Of all frames.
     pub total: Tally,
     /// Of what was punted and dropped, with whom it is counted: endpoints and peers by name.
-    pub parties: Vec<(String, Exceptions)>,
+    pub parties: Vec<(String, Balance)>,
 }
 
 impl Counts {
     /// With whom the drops for `reason` are counted, and how many: most first.
     pub fn dropped_by(&self, reason: DropReason) -> Vec<(&str, u64)> {
-        let count = |exceptions: &Exceptions| exceptions.dropped[reason.index()];
+        let count = |balance: &Balance| balance.dropped[reason.index()];
         let mut by: Vec<(&str, u64)> =
-            self.parties.iter().map(|(who, exceptions)| (who.as_str(), count(exceptions))).collect();
+            self.parties.iter().map(|(who, balance)| (who.as_str(), count(balance))).collect();
         by.retain(|(_, count)| *count > 0);
         by.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
         by
@@ -38,7 +38,7 @@ impl Counts {
 /// A snapshot of all workers' counts.
 pub(super) fn read(agent: &Agent) -> Counts {
     let parties = agent.workers.by_party();
-    let parties = parties.into_iter().map(|(party, exceptions)| (name(agent, party), exceptions)).collect();
+    let parties = parties.into_iter().map(|(party, balance)| (name(agent, party), balance)).collect();
     Counts { total: agent.workers.tally(), parties }
 }
 
@@ -83,7 +83,7 @@ impl Log {
     fn news(
         &mut self,
         now: Instant,
-        read: impl FnOnce() -> BTreeMap<Party, Exceptions>,
+        read: impl FnOnce() -> BTreeMap<Party, Balance>,
     ) -> Vec<(Party, DropReason, u64)> {
         if now.saturating_duration_since(self.last) < INTERVAL {
             return Vec::new();
@@ -92,10 +92,10 @@ impl Log {
         let counted = read();
         self.told.retain(|party, _| counted.contains_key(party));
         let mut news = Vec::new();
-        for (party, exceptions) in counted {
+        for (party, balance) in counted {
             let told = self.told.entry(party).or_insert([0; DropReason::COUNT]);
             for reason in DropReason::ALL {
-                let (told, count) = (&mut told[reason.index()], exceptions.dropped[reason.index()]);
+                let (told, count) = (&mut told[reason.index()], balance.dropped[reason.index()]);
                 // Less than before: another endpoint has the id.
                 let more = count.checked_sub(*told).unwrap_or(count);
                 *told = count;
@@ -127,8 +127,8 @@ pub(super) fn log(agent: &mut Agent, now: Instant) {
 mod tests {
     use super::*;
 
-    fn counted(counts: [(Party, DropReason, u64); 2]) -> BTreeMap<Party, Exceptions> {
-        let mut all: BTreeMap<Party, Exceptions> = BTreeMap::new();
+    fn counted(counts: [(Party, DropReason, u64); 2]) -> BTreeMap<Party, Balance> {
+        let mut all: BTreeMap<Party, Balance> = BTreeMap::new();
         for (party, reason, count) in counts {
             all.entry(party).or_default().dropped[reason.index()] = count;
         }
@@ -153,9 +153,9 @@ mod tests {
     #[test]
     fn drops_are_listed_by_who_has_most() {
         let of = |count| {
-            let mut exceptions = Exceptions::default();
-            exceptions.dropped[DropReason::TtlZero.index()] = count;
-            exceptions
+            let mut balance = Balance::default();
+            balance.dropped[DropReason::TtlZero.index()] = count;
+            balance
         };
         let parties =
             vec![("default/a".into(), of(1)), ("default/b".into(), of(0)), ("node b".into(), of(7))];

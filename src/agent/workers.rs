@@ -13,7 +13,7 @@ use mio::Waker;
 use crate::buf::{Pool, SlotSize};
 use crate::dataplane::specimens::Specimen;
 use crate::dataplane::{
-    Command, Counters, Event, Exceptions, Neighbor, Party, Paths, PortId, Setup, Tally, Worker,
+    Balance, Command, Counters, Event, Neighbor, Party, Paths, PortId, Setup, Tally, Worker,
 };
 use crate::fib::Publication;
 use crate::io::Port;
@@ -267,10 +267,10 @@ impl Workers {
     }
 
     /// What of that was dropped and punted, by whom it is counted with.
-    pub(super) fn by_party(&self) -> BTreeMap<Party, Exceptions> {
-        let mut total: BTreeMap<Party, Exceptions> = BTreeMap::new();
-        for (party, exceptions) in self.workers.iter().flat_map(|worker| worker.counters.by_party()) {
-            *total.entry(party).or_default() += &exceptions;
+    pub(super) fn by_party(&self) -> BTreeMap<Party, Balance> {
+        let mut total: BTreeMap<Party, Balance> = BTreeMap::new();
+        for (party, balance) in self.workers.iter().flat_map(|worker| worker.counters.by_party()) {
+            *total.entry(party).or_default() += &balance;
         }
         total
     }

@@ -87,7 +87,7 @@ impl std::ops::AddAssign for Traffic {
 
 /// What an account says: plain numbers.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Exceptions {
+pub struct Balance {
     /// What it handed in, by form: of a peer, what is right.
     pub received: [Traffic; Form::ALL.len()],
     /// What was sent to it, by form: to a peer, what was handed to the socket.
@@ -98,15 +98,15 @@ pub struct Exceptions {
     pub dropped: [u64; DropReason::COUNT],
 }
 
-impl Default for Exceptions {
+impl Default for Balance {
     fn default() -> Self {
         let (received, sent) = Default::default();
-        Exceptions { received, sent, punted: [0; PuntReason::COUNT], dropped: [0; DropReason::COUNT] }
+        Balance { received, sent, punted: [0; PuntReason::COUNT], dropped: [0; DropReason::COUNT] }
     }
 }
 
-impl std::ops::AddAssign<&Exceptions> for Exceptions {
-    fn add_assign(&mut self, other: &Exceptions) {
+impl std::ops::AddAssign<&Balance> for Balance {
+    fn add_assign(&mut self, other: &Balance) {
         let add = |to: &mut [u64], more: &[u64]| to.iter_mut().zip(more).for_each(|(to, more)| *to += more);
         add(&mut self.punted, &other.punted);
         add(&mut self.dropped, &other.dropped);
@@ -184,24 +184,24 @@ impl Account {
         add(&self.dropped[reason.index()], count);
     }
 
-    pub(super) fn read(&self) -> Exceptions {
-        let mut exceptions = Exceptions::default();
+    pub(super) fn read(&self) -> Balance {
+        let mut balance = Balance::default();
         let read = |to: &mut [u64], cells: &[AtomicU64]| {
             to.iter_mut().zip(cells).for_each(|(to, cell)| *to = cell.load(Ordering::Relaxed));
         };
-        read(&mut exceptions.punted, &self.punted);
-        read(&mut exceptions.dropped, &self.dropped);
+        read(&mut balance.punted, &self.punted);
+        read(&mut balance.dropped, &self.dropped);
         let read = |to: &mut [Traffic], cells: &[Flowing]| {
             to.iter_mut().zip(cells).for_each(|(to, cell)| *to = cell.read());
         };
-        read(&mut exceptions.received, &self.received);
-        read(&mut exceptions.sent, &self.sent);
-        exceptions
+        read(&mut balance.received, &self.received);
+        read(&mut balance.sent, &self.sent);
+        balance
     }
 
     /// Takes over what another account of the same writer says.
     fn inherit(&self, other: &Account) {
-        let Exceptions { received, sent, punted, dropped } = other.read();
+        let Balance { received, sent, punted, dropped } = other.read();
         self.received.iter().zip(received).for_each(|(cell, traffic)| cell.add(traffic));
         self.sent.iter().zip(sent).for_each(|(cell, traffic)| cell.add(traffic));
         self.punted.iter().zip(punted).for_each(|(cell, count)| add(cell, count));

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crossbeam::utils::CachePadded;
 
-use super::accounts::{Exceptions, Ledger, Party};
+use super::accounts::{Balance, Ledger, Party};
 use super::specimens::{Specimen, Specimens};
 use crate::io::FRAMES;
 use crate::verdict::{Anomaly, DropReason, IcmpError, PuntReason, Sent};
@@ -151,7 +151,7 @@ impl Counters {
     }
 
     /// What of the totals was dropped and punted, by whom it is counted with.
-    pub fn by_party(&self) -> BTreeMap<Party, Exceptions> {
+    pub fn by_party(&self) -> BTreeMap<Party, Balance> {
         self.ledger().iter().map(|(party, account)| (*party, account.read())).collect()
     }
 

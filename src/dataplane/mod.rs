@@ -25,7 +25,7 @@ mod spin;
 pub mod tap;
 pub mod worker;
 
-pub use accounts::{Exceptions, Form, Party, Traffic};
+pub use accounts::{Balance, Form, Party, Traffic};
 pub use counters::{Counters, Tally};
 pub use deadline::Deadline;
 pub use engine::{Engine, Origin, Tables, Verdict};

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use margay::dataplane::{Exceptions, Neighbor, Party, PortId};
+use margay::dataplane::{Balance, Neighbor, Party, PortId};
 use margay::verdict::{DropReason, PuntReason};
 
 use crate::bed::*;
@@ -13,7 +13,7 @@ const C: Party = Party::Peer(std::net::IpAddr::V4(PEER_C));
 
 /// Who has drops for this reason, and how many.
 fn dropped(bed: &Bed, reason: DropReason) -> Vec<(Party, u64)> {
-    let count = |(party, exceptions): (_, Exceptions)| (party, exceptions.dropped[reason.index()]);
+    let count = |(party, balance): (_, Balance)| (party, balance.dropped[reason.index()]);
     bed.parties().into_iter().map(count).filter(|(_, count)| *count > 0).collect()
 }
 
@@ -85,8 +85,8 @@ fn who_is_gone_leaves_its_counts() {
     bed.attach(BETA.into(), Some(Neighbor::learned(BETA_MAC)));
     bed.publish(compile(CLUSTER, "a", Machine::default()));
     bed.exchange([]);
-    assert_eq!(bed.parties()[&Party::Endpoint(BETA)], Exceptions::default());
-    assert_eq!(bed.parties()[&C], Exceptions::default());
+    assert_eq!(bed.parties()[&Party::Endpoint(BETA)], Balance::default());
+    assert_eq!(bed.parties()[&C], Balance::default());
 }
 
 /// What passed, as it stood at the edge that it came in and went out by.
@@ -113,7 +113,7 @@ fn traffic_is_counted_with_both_ends() {
     ]);
     let parties = bed.parties();
     let traffic = |party: Party| {
-        let Exceptions { received, sent, .. } = &parties[&party];
+        let Balance { received, sent, .. } = &parties[&party];
         let plain = |traffic: Traffic| (traffic.frames, traffic.bytes);
         (
             Form::ALL.map(|form| plain(received[form as usize])),

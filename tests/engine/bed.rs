@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use margay::buf::{Pool, SlotSize};
 use margay::dataplane::{
-    Command, Counters, Event, Exceptions, Neighbor, Party, Paths, PortId, Setup, Tally, Worker,
+    Balance, Command, Counters, Event, Neighbor, Party, Paths, PortId, Setup, Tally, Worker,
 };
 use margay::fib::{Attachment, EndpointId, Environment, Fib, OuterTtl, Publication};
 use margay::io::Port;
@@ -283,7 +283,7 @@ impl Bed {
     }
 
     /// With whom what was dropped and punted so far is counted.
-    pub fn parties(&self) -> BTreeMap<Party, Exceptions> {
+    pub fn parties(&self) -> BTreeMap<Party, Balance> {
         self.counters.by_party()
     }
 
@@ -314,7 +314,7 @@ impl Bed {
         let (tally, free) = self.worker.inspect();
         assert_eq!(free, self.slots, "a slot leaked");
         assert_eq!(tally.input, tally.outcomes(), "a frame has no outcome, or two");
-        let mut by_party = Exceptions::default();
+        let mut by_party = Balance::default();
         self.parties().values().for_each(|party| by_party += party);
         assert_eq!(
             (by_party.punted, by_party.dropped),

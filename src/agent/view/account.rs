@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::dataplane::{self, Exceptions, Form, Party};
+use crate::dataplane::{self, Balance, Form, Party};
 
 /// What is counted with one endpoint or peer since it is there. A super-frame is one frame.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -29,13 +29,13 @@ pub struct Traffic {
 }
 
 impl Account {
-    pub(super) fn of(by_party: &BTreeMap<Party, Exceptions>, party: Party) -> Self {
-        let Some(exceptions) = by_party.get(&party) else { return Account::default() };
+    pub(super) fn of(by_party: &BTreeMap<Party, Balance>, party: Party) -> Self {
+        let Some(balance) = by_party.get(&party) else { return Account::default() };
         Account {
-            received: forms(&exceptions.received),
-            sent: forms(&exceptions.sent),
-            punted: exceptions.punted.iter().sum(),
-            dropped: exceptions.dropped.iter().sum(),
+            received: forms(&balance.received),
+            sent: forms(&balance.sent),
+            punted: balance.punted.iter().sum(),
+            dropped: balance.dropped.iter().sum(),
         }
     }
 

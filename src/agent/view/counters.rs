@@ -8,7 +8,7 @@ use super::Traffic;
 use super::account::forms;
 use crate::agent::Agent;
 use crate::agent::endpoint::Attached;
-use crate::dataplane::{Exceptions, Party};
+use crate::dataplane::{Balance, Party};
 use crate::verdict::{DropReason, PuntReason};
 
 /// All counters by whom they are counted with.
@@ -80,7 +80,7 @@ impl Counters {
 }
 
 impl Counted {
-    fn of(agent: &Agent, party: Party, counted: &Exceptions) -> Self {
+    fn of(agent: &Agent, party: Party, counted: &Balance) -> Self {
         let (kind, name, workload) = match party {
             Party::Endpoint(id) => match agent.endpoints.values().find(|attached| attached.id == id) {
                 Some(Attached { plan, .. }) => {
