@@ -2,11 +2,11 @@
 //!
 //! | who | says | and then |
 //! |---|---|---|
-//! | new | [`Hello`]: version, namespace, node | waits |
-//! | old | [`Answer::Offer`], then the descriptors; or [`Answer::Refused`] | goes on forwarding |
-//! | new | [`Ready`]: all is open, its workers rest | waits |
-//! | old | [`Left`]: its workers rest, what it knew | waits |
-//! | new | [`Running`]: its workers run | works |
+//! | new | `Hello`: version, namespace, node | waits |
+//! | old | `Answer::Offer`, then the descriptors; or `Answer::Refused` | goes on forwarding |
+//! | new | `Ready`: all is open, its workers rest | waits |
+//! | old | `Left`: its workers rest, what it knew | waits |
+//! | new | `Running`: its workers run | works |
 //! | old | – | ends, and leaves everything as it is |
 //!
 //! Between `Left` and `Running` nobody reads: what arrives waits in the queues of the TAPs and sockets, which are the same
