@@ -126,16 +126,26 @@ impl Ports {
     }
 
     /// Sends all that is queued, and hands each port's report to `tell`: where the frames went, how many of
-    /// them were ARP replies, and how many bytes they all had.
+    /// them were ARP replies, and how many bytes they all had. Before that, `to_peer` hears of each frame for a peer.
     #[inline]
-    pub(super) fn flush(&mut self, pool: &mut Pool, mut tell: impl FnMut(PortId, Sent, u64, u64, TxReport)) {
+    pub(super) fn flush(
+        &mut self,
+        pool: &mut Pool,
+        to_peer: impl Fn(PortId, &Frame),
+        mut tell: impl FnMut(PortId, Sent, u64, u64, TxReport),
+    ) {
         for index in self.dirty.drain(..) {
             let Some(Some(slot)) = self.slots.get_mut(index) else { continue };
             let mut next = slot.queue.take().map_or(NONE, |(first, _)| first);
             let mut bytes = 0;
             while let Some((frame, after)) = self.queued.get_mut(usize::from(next)) {
-                bytes += frame.as_ref().map_or(0, |frame| frame.len() as u64);
-                self.batch.extend(frame.take());
+                if let Some(frame) = frame.take() {
+                    bytes += frame.len() as u64;
+                    if let PortId::Ipip | PortId::Vxlan | PortId::Direct = slot.id {
+                        to_peer(slot.id, &frame);
+                    }
+                    self.batch.push(frame);
+                }
                 next = *after;
             }
             let count = self.batch.len() as u64;

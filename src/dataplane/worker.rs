@@ -674,17 +674,12 @@ impl Worker {
 
     #[inline(always)]
     fn queue(&mut self, verdict: Verdict, frame: Frame) {
-        let to_peer = |id, form| {
-            let traffic = Traffic { frames: 1, bytes: frame.len() as u64 };
-            self.accounts.of_peer(frame.peer_index).sent(form, traffic);
-            (id, false)
-        };
         let (id, is_reply) = match verdict {
             Verdict::Workload(id) => (PortId::Endpoint(id), false),
             Verdict::Reply(id) => (PortId::Endpoint(id), true),
-            Verdict::Ipip => to_peer(PortId::Ipip, Form::Ipip),
-            Verdict::Vxlan => to_peer(PortId::Vxlan, Form::Vxlan),
-            Verdict::Direct => to_peer(PortId::Direct, Form::Plain),
+            Verdict::Ipip => (PortId::Ipip, false),
+            Verdict::Vxlan => (PortId::Vxlan, false),
+            Verdict::Direct => (PortId::Direct, false),
             Verdict::Host => (PortId::Host, false),
             Verdict::Punt(_) => return self.drop_unsent(PortId::Host, DropReason::TooBigUnsplittable, frame),
         };
@@ -746,7 +741,17 @@ impl Worker {
     #[inline]
     fn flush(&mut self) {
         let Worker { ports, pool, fib, tally, accounts, taps, last_complaint, now, events, .. } = self;
-        ports.flush(pool, |id, sent, replies, bytes, report: TxReport| {
+        // Not when it is queued: what has just been written is slow to be read.
+        let to_peer = |id, frame: &Frame| {
+            let form = match id {
+                PortId::Ipip => Form::Ipip,
+                PortId::Vxlan => Form::Vxlan,
+                _ => Form::Plain,
+            };
+            let traffic = Traffic { frames: 1, bytes: frame.len() as u64 };
+            accounts.of_peer(frame.peer_index).sent(form, traffic);
+        };
+        ports.flush(pool, to_peer, |id, sent, replies, bytes, report: TxReport| {
             if let PortId::Endpoint(_) | PortId::Host = id {
                 let traffic = Traffic { frames: report.sent, bytes };
                 accounts.of_port(fib.current(), id).sent(Form::Plain, traffic);
