@@ -44,7 +44,8 @@ impl Specimen {
         head[..kept].copy_from_slice(&bytes[..kept]);
         // Of what had an Ethernet header it may be off: a packet parses with a right checksum only.
         let link = if Ipv4::parse(bytes).is_ok() { Link::Ip } else { tap::link(port) };
-        Specimen { time: tap::now(), party, port, link, len: bytes.len(), head }
+        // The time is that of keeping: most are never kept, and ask no clock.
+        Specimen { time: Duration::ZERO, party, port, link, len: bytes.len(), head }
     }
 
     /// Its first bytes.
@@ -77,7 +78,7 @@ impl Specimens {
 
     pub(super) fn keep(&mut self, reason: DropReason, specimen: Specimen) {
         let count = &mut self.count[reason.index()];
-        self.last[reason.index()][*count % KEPT] = Some(specimen);
+        self.last[reason.index()][*count % KEPT] = Some(Specimen { time: tap::now(), ..specimen });
         *count += 1;
     }
 }

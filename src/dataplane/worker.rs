@@ -16,7 +16,7 @@ use crossbeam::channel::{Receiver, Sender};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 
-use super::accounts::{self, Accounts, Form, Traffic};
+use super::accounts::{self, Accounts, Form, Party, Traffic};
 use super::counters::batch_size;
 use super::decap::Kind;
 use super::engine::{Engine, Noted, Origin, Tables, Verdict};
@@ -527,7 +527,7 @@ impl Worker {
     fn inject(&mut self, injection: Injection) {
         const NOT_LEARNED: MacAddr = MacAddr([0x01, 0, 0, 0, 0, 0]);
         let Injection { endpoint, packet, send, tap: (mut catch, tap), tell } = injection;
-        let Some(mut frame) = self.pool.take() else { return };
+        let Some(mut frame) = self.pool.take() else { return tell(Vec::new()) };
         let source = match self.neighbors.resolve(endpoint) {
             Resolution::Known(mac) => mac,
             Resolution::Unknown | Resolution::Absent => NOT_LEARNED,
@@ -583,6 +583,12 @@ impl Worker {
         if self.taps.is_on() {
             self.taps.ended(Outcome::Punted(reason, nothing));
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn keep_frame(&mut self, reason: DropReason, party: Party, id: Option<PortId>, frame: &Frame) {
+        self.keep(reason, Specimen::new(party, id, self.pool.bytes(frame)));
     }
 
     #[cold]
@@ -712,7 +718,7 @@ impl Worker {
     ) {
         self.count_drop(fib, origin, reason);
         if self.credit.allows(reason, self.now) {
-            self.keep(reason, Specimen::new(origin.into(), id, self.pool.bytes(&frame)));
+            self.keep_frame(reason, origin.into(), id, &frame);
         }
         self.pool.put(frame);
     }
@@ -729,8 +735,7 @@ impl Worker {
         self.tally.dropped[reason.index()] += 1;
         self.accounts.of_port(self.fib.current(), id).dropped(reason, 1);
         if self.credit.allows(reason, self.now) {
-            let party = accounts::party_of(id);
-            self.keep(reason, Specimen::new(party, Some(id), self.pool.bytes(&frame)));
+            self.keep_frame(reason, accounts::party_of(id), Some(id), &frame);
         }
         if self.taps.is_on() {
             self.taps.unsent(reason);

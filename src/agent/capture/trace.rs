@@ -84,8 +84,6 @@ const DATA: &[u8] = b"margay trace";
 /// Bytes of a frame that are shown, and how many frames: what was injected, and an ICMP error about it.
 const SNAP: usize = 1024;
 const RECORDS: usize = 16;
-/// Worker that takes it: each can send everything.
-const WORKER: usize = 0;
 
 impl Agent {
     /// Injects a packet; `answer` gets what became of it, in a worker's thread.
@@ -121,7 +119,9 @@ impl Agent {
         });
         let tap = tap::tap_of(Wanted { snap: SNAP, ..Wanted::default() }, RECORDS);
         let injection = Injection { endpoint, packet, send: request.send, tap, tell };
-        self.workers.tell(WORKER, Command::Inject(injection));
+        // Each can send everything; the agent ends with the last of them.
+        let worker = (0..).find(|index| !self.ended.contains_key(index)).unwrap_or_default();
+        self.workers.tell(worker, Command::Inject(injection));
         Ok(())
     }
 }
