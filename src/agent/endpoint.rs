@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use socket2::Socket;
 
+use super::Site;
 use super::mark::Mark;
 use super::workers::Workers;
-use super::{Site, while_busy};
 use crate::dataplane::antispoof::GATEWAY_ADDRESS;
 use crate::dataplane::{Neighbor, PortId};
 use crate::fib::EndpointId;
@@ -248,7 +248,7 @@ fn open_tap(
     let found = netlink.link(name).ok();
     let ours = found.filter(|link| matches!(Mark::of(link), Some(Mark::Made { .. })));
     if let Some(link) = ours {
-        match while_busy(|| tun::reopen(name, Layer::Tap, queues)) {
+        match tun::reopen(name, Layer::Tap, queues) {
             Err(error) if error.is_other_kind() => netlink.delete_link(link.index)?,
             other => return Ok((other?, true)),
         }

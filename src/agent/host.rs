@@ -176,7 +176,7 @@ fn open_tun(netlink: &mut Netlink, name: &str, legacy: &Descriptors) -> Result<I
     let found = netlink.link(name).ok();
     let ours = found.filter(|link| matches!(Mark::of(link), Some(Mark::Made { .. })));
     if let Some(link) = ours {
-        match super::while_busy(|| tun::reopen(name, Layer::Tun, 1)) {
+        match tun::reopen(name, Layer::Tun, 1) {
             Err(error) if error.is_other_kind() => netlink.delete_link(link.index)?,
             other => return Ok(other?),
         }

@@ -5,45 +5,42 @@
 //! stopped by a resource that is wrong: the agent says what is wrong and keeps the last good state.
 
 pub mod capture;
+mod config;
 mod counts;
 mod descriptors;
 mod endpoint;
+mod error;
 mod host;
 mod leftovers;
 mod mark;
 mod mtu;
 mod next_hops;
 mod notices;
+mod reconcile;
+mod reload;
 mod remote;
 mod rootless;
 mod screen;
+mod sides;
 mod sole;
 pub mod takeover;
 mod underlay;
 pub mod view;
 mod workers;
 
-use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
-use std::net::Ipv4Addr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, at, never, select};
 
-use crate::dataplane::paths::{Change as PathChange, News};
-use crate::dataplane::{Event, PortId};
-use crate::datastore::{self, LoadError, Watcher};
-use crate::fib::{Attachment, CompileError, EndpointId, Environment, Fib, OuterTtl, Publication};
+use crate::dataplane::PortId;
+use crate::datastore::Watcher;
+use crate::fib::{Environment, Fib, Publication};
 use crate::io::Port;
-use crate::resource::FelixConfiguration;
-use crate::rib::{self, EndpointPlan, NodePlan, PlanError};
+use crate::rib::NodePlan;
 use crate::sys::limits;
-use crate::sys::netlink::{Change, ErrorKind, Netlink, NetlinkError};
-use crate::sys::netns::NetnsError;
-use crate::sys::tun::TunError;
+use crate::sys::netlink::Change;
 use crate::wire::MacAddr;
 
 use capture::Captures;
@@ -54,107 +51,22 @@ use mark::{Mark, Owner};
 use mtu::{Paths, PodMtu};
 use next_hops::Follower;
 use notices::Notices;
+use reconcile::needs;
+use reload::{Wrong, load};
 use rootless::Rootless;
+use sides::Side;
 use sole::Sole;
-use takeover::TakeoverError;
-use underlay::{Needs, Underlay, own_prefixes};
-
-pub use counts::Counts;
-pub use host::HostError;
-pub use leftovers::clean_up;
-pub use remote::{Refused, Remote, Request, remote};
-pub use underlay::UnderlayError;
+use underlay::Underlay;
 use workers::Workers;
 
-/// How the daemon is set up; everything else is in the resources.
-#[derive(Debug, Clone)]
-pub struct Config {
-    /// Name of this machine's Node resource.
-    pub node: String,
-    /// Directory of resources.
-    pub resources: PathBuf,
-    /// Worker threads.
-    pub workers: usize,
-    /// How long a worker asks for work at most before it sleeps.
-    pub spin: Duration,
-    /// Name of the host interface; `None` for a node whose pods have no way to it.
-    pub host_interface: Option<String>,
-    /// TTL of IPIP outer headers.
-    pub outer_ttl: OuterTtl,
-    /// Source of ICMP errors; `None` for the node's tunnel address, or its own where it has none.
-    pub icmp_source: Option<Ipv4Addr>,
-    /// Who cuts IPIP's super-frames.
-    pub ipip_offload: IpipOffload,
-    /// Settings that go before those of the resources.
-    pub felix: FelixConfiguration,
-    /// Ask each peer what its path takes.
-    pub probe_path_mtu: bool,
-    /// What the daemon's own threads never do is forbidden to them; or why it is not.
-    pub floor: Result<(), String>,
-}
-
-/// How frames leave by IPIP, and who cuts their super-frames.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum IpipOffload {
-    /// Margay cuts. By AF_XDP where the interface has no queueing discipline, else by a packet socket.
-    Auto,
-    /// Margay cuts. By a packet socket.
-    Off,
-    /// The kernel, or the network card, after a BPF program on the underlay interface has put the outer header in front.
-    Bpf,
-}
-
-/// Why the daemon does not start, or does not take a change.
-#[derive(Debug, thiserror::Error)]
-pub enum AgentError {
-    /// The resources.
-    #[error(transparent)]
-    Load(#[from] LoadError),
-    /// This node's part of them.
-    #[error(transparent)]
-    Plan(#[from] PlanError),
-    /// What the engine cannot do.
-    #[error(transparent)]
-    Compile(#[from] CompileError),
-    /// The underlay's sockets.
-    #[error(transparent)]
-    Underlay(#[from] UnderlayError),
-    /// The host interface.
-    #[error(transparent)]
-    Host(#[from] HostError),
-    /// Kernel routes and rules.
-    #[error(transparent)]
-    Netlink(#[from] NetlinkError),
-    /// What the resources ask for is forbidden here.
-    #[error("{0}")]
-    Forbidden(String),
-    /// Another daemon, or no Unix sockets at all.
-    #[error("{}", not_alone(.0))]
-    NotAlone(#[source] io::Error),
-    /// This process's own network namespace.
-    #[error(transparent)]
-    Namespace(NetnsError),
-    /// The daemon that runs keeps its place.
-    #[error(transparent)]
-    Takeover(#[from] TakeoverError),
-    /// Threads, epoll.
-    #[error("the worker threads cannot be started: {0}")]
-    Workers(#[source] io::Error),
-    /// The last of the worker threads ended by itself.
-    #[error("no worker thread is left: see the log")]
-    WorkersEnded,
-}
-
-impl AgentError {
-    /// The same resources may do when the machine has changed.
-    fn may_pass(&self) -> bool {
-        match self {
-            AgentError::Load(error) => error.may_pass(),
-            AgentError::Plan(_) | AgentError::Compile(_) | AgentError::Forbidden(_) => false,
-            _ => true,
-        }
-    }
-}
+pub use config::{Config, IpipOffload};
+pub use counts::Counts;
+pub use error::AgentError;
+pub use host::HostError;
+pub use leftovers::clean_up;
+pub use reload::Reloaded;
+pub use remote::{Refused, Remote, Request, remote};
+pub use underlay::UnderlayError;
 
 /// What the operator tells the daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -172,29 +84,11 @@ pub enum Ending {
     HandedOver(Counts),
 }
 
-/// What came of reading the resources again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Reloaded {
-    /// They ask for something else than before.
-    pub changed: bool,
-    /// Routes that there are.
-    pub routes: usize,
-    /// Endpoints that are attached.
-    pub endpoints: usize,
-}
-
 /// How often is looked and tried again while something is missing: a namespace may come later than its resource,
 /// or the system does not tell of changes.
 const RETRY: Duration = Duration::from_secs(1);
 /// How often is looked when nothing is missing, for what no notice tells.
 const LOOK: Duration = Duration::from_secs(30);
-
-/// A side of the node that is no workload's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Side {
-    Underlay,
-    Host,
-}
 
 /// How often the FIB was made anew.
 #[derive(Debug, Clone, Copy, Default)]
@@ -205,14 +99,6 @@ struct Updates {
     failed: u64,
     /// What those that were published took.
     time: Duration,
-}
-
-/// What was wrong when the resources were read.
-#[derive(Debug)]
-struct Wrong {
-    what: String,
-    /// When they are to be read again, as it is not the resources but the machine that may be right by then.
-    again: Option<Instant>,
 }
 
 /// What an earlier daemon knew and had open.
@@ -402,11 +288,6 @@ impl Agent {
             }
             Err(error) => tracing::warn!(%error, "what earlier daemons left could not be removed"),
         }
-    }
-
-    /// AF_XDP's queue is tried again at the next opportunity; meanwhile frames leave by the packet socket.
-    fn miss_queue(&mut self) {
-        self.lost.insert(Side::Underlay, "AF_XDP's queue is still the other daemon's".into());
     }
 
     /// Whether something that carries margay's mark is in use, or may come to be.
@@ -617,417 +498,4 @@ impl Agent {
             self.release_orphans();
         }
     }
-
-    /// Reads the resources again and makes the running state theirs; logs how that went.
-    ///
-    /// # Errors
-    /// They are wrong, or the machine does not do what they ask for: the last good state stays.
-    pub fn reload(&mut self) -> Result<Reloaded, AgentError> {
-        // Whoever asks is told, be it what is known.
-        self.wrong = None;
-        self.read()
-    }
-
-    /// As [`Self::reload`]; what is wrong as before is not logged again.
-    fn read(&mut self) -> Result<Reloaded, AgentError> {
-        self.reloads += 1;
-        let began = Instant::now();
-        let loaded = load(&self.config, self.rootless.as_ref(), &mut self.told);
-        let reloaded = loaded.and_then(|plan| self.apply(plan));
-        match &reloaded {
-            Ok(Reloaded { changed: false, .. }) => tracing::info!("resources read: nothing to change"),
-            Ok(Reloaded { routes, endpoints, .. }) => {
-                tracing::info!(routes, endpoints, "resources applied");
-            }
-            Err(error) => {
-                let what = error.to_string();
-                if self.wrong.as_ref().is_none_or(|wrong| wrong.what != what) {
-                    what.lines().for_each(|line| tracing::error!("{line}"));
-                    tracing::error!("resources not applied: the last good state stays");
-                }
-                // Very many resources, and nothing to be done about it, must not keep a core busy.
-                let pause = RETRY.max(began.elapsed() * 20);
-                let again = error.may_pass().then(|| Instant::now() + pause);
-                self.wrong = Some(Wrong { what, again });
-                self.count_descriptors();
-            }
-        }
-        if reloaded.is_ok() {
-            (self.read_at, self.wrong) = (Instant::now(), None);
-        }
-        reloaded
-    }
-
-    fn apply(&mut self, plan: NodePlan) -> Result<Reloaded, AgentError> {
-        let changed = plan != self.plan;
-        if changed {
-            // What cannot be begun need not be undone.
-            needs(&plan)?;
-            let before = std::mem::replace(&mut self.plan, plan);
-            if let Err(error) = self.reconcile() {
-                self.plan = before;
-                self.settle();
-                return Err(error);
-            }
-        }
-        Ok(Reloaded { changed, routes: self.plan.routes.len(), endpoints: self.endpoints.len() })
-    }
-
-    /// As [`Self::reconcile`], of a plan that was applied before.
-    fn settle(&mut self) {
-        if let Err(error) = self.reconcile() {
-            tracing::error!(%error, "the node is not in the desired state");
-        }
-    }
-
-    /// Makes the running state that of the plan. Can be repeated at any time.
-    fn reconcile(&mut self) -> Result<(), AgentError> {
-        let needs = needs(&self.plan)?;
-        let paths = Paths::ask(&self.plan, needs.interface.index)?;
-        let mtu = PodMtu::of(&self.plan, &paths);
-        // Compiled first: what the engine cannot do must not be half done.
-        Fib::compile(&self.plan, &self.environment(&paths, mtu.bytes))?;
-
-        if needs != *self.underlay.needs() {
-            if self.guard.as_ref().is_some_and(|guard| needs.interface.name != guard.interface()) {
-                self.guard = Some(Guard::new(&needs.interface.name)?);
-            }
-            self.underlay = self.opened(needs.clone())?;
-            self.lost.remove(&Side::Underlay);
-        }
-        match self.host.as_mut().map(|host| host.follow(&self.plan, mtu.bytes)) {
-            // What it has to follow it will when it is made again.
-            Some(Err(HostError::Netlink(error))) if error.kind == ErrorKind::NoDevice => {
-                self.miss(Side::Host, &error.to_string());
-            }
-            other => other.unwrap_or(Ok(()))?,
-        }
-        let own = own_prefixes(&self.plan);
-        if let Some(guard) = &mut self.guard {
-            guard.follow(&own)?;
-        }
-        self.underlay.follow(own, &next_hops::peers(&self.plan))?;
-
-        self.take_paths(paths, mtu);
-        self.detach_old()?;
-        self.each_endpoint("the MTU could not be raised", Attached::raise_mtu);
-        let new = self.attach_new();
-        self.publish()?;
-        self.each_endpoint("the MTU could not be lowered", Attached::lower_mtu);
-        self.raise(new);
-        Ok(())
-    }
-
-    /// Tries again what could not be opened or attached. Without success nothing is compiled: a namespace that
-    /// never comes must not cost a FIB a second.
-    fn retry(&mut self) {
-        self.reopen();
-        if self.failed.is_empty() {
-            return;
-        }
-        let new = self.attach_new();
-        if new.is_empty() {
-            return;
-        }
-        match self.publish() {
-            Ok(()) => self.raise(new),
-            Err(error) => tracing::error!(%error, "the FIB could not be published"),
-        }
-    }
-
-    /// Lets workloads send whose routes are published.
-    fn raise(&mut self, new: Vec<String>) {
-        for name in new {
-            let Some(attached) = self.endpoints.get(&name) else { continue };
-            match attached.raise() {
-                Ok(()) => {
-                    self.failed.remove(&name);
-                    let workload = &attached.plan.workload;
-                    tracing::info!(endpoint = %name, %workload, how = %attached.how, "endpoint attached");
-                }
-                Err(error) => self.release(&name, &error.to_string()),
-            }
-        }
-    }
-
-    /// Endpoints that the plan no longer has, or has otherwise: first their routes go, then they do.
-    fn detach_old(&mut self) -> Result<(), AgentError> {
-        let wanted: BTreeMap<&str, &EndpointPlan> =
-            self.plan.endpoints.iter().map(|endpoint| (endpoint.name.as_str(), endpoint)).collect();
-        let is_old = |attached: &Attached| {
-            wanted.get(attached.plan.name.as_str()).is_none_or(|plan| !attached.serves(plan))
-        };
-        let old: Vec<String> = self
-            .endpoints
-            .iter()
-            .filter(|(_, attached)| is_old(attached))
-            .map(|(name, _)| name.clone())
-            .collect();
-        self.failed.retain(|name, _| wanted.contains_key(name.as_str()));
-        if old.is_empty() {
-            return Ok(());
-        }
-        let gone: Vec<Attached> = old.iter().filter_map(|name| self.endpoints.remove(name)).collect();
-        self.endpoints_changed = true;
-        self.publish()?;
-        for attached in gone {
-            tracing::info!(endpoint = %attached.plan.name, "endpoint detached");
-            attached.detach(&self.workers);
-        }
-        Ok(())
-    }
-
-    /// Endpoints that the plan has and the workers do not; says which could be attached.
-    fn attach_new(&mut self) -> Vec<String> {
-        let mut new = Vec::new();
-        let mut used: BTreeSet<u32> = self.endpoints.values().map(|attached| attached.id.0).collect();
-        let mut free = 0;
-        for plan in &self.plan.endpoints {
-            if self.endpoints.contains_key(&plan.name) {
-                continue;
-            }
-            while used.contains(&free) {
-                free += 1;
-            }
-            match endpoint::attach(EndpointId(free), plan, self.mtu.bytes, self.site()) {
-                Ok(attached) => {
-                    used.insert(free);
-                    self.endpoints.insert(plan.name.clone(), attached);
-                    self.endpoints_changed = true;
-                    new.push(plan.name.clone());
-                }
-                Err(error) => {
-                    let error = error.to_string();
-                    // The same again, every second, is not news.
-                    if self.failed.get(&plan.name) != Some(&error) {
-                        tracing::warn!(endpoint = %plan.name, workload = %plan.workload, %error, "endpoint not attached, will be tried again");
-                    }
-                    self.failed.insert(plan.name.clone(), error);
-                }
-            }
-        }
-        new
-    }
-
-    fn take_paths(&mut self, paths: Paths, mtu: PodMtu) {
-        if let Some(warning) = paths.warning.clone()
-            && self.told.insert(warning.clone())
-        {
-            tracing::warn!("{warning}");
-        }
-        if self.mtu != mtu {
-            tracing::info!("MTU of endpoints {mtu}");
-        }
-        (self.paths, self.mtu) = (paths, mtu);
-        for attached in self.endpoints.values_mut() {
-            attached.want_mtu(self.mtu.bytes);
-        }
-    }
-
-    fn each_endpoint(
-        &mut self,
-        failure: &str,
-        act: impl Fn(&mut Attached) -> Result<(), endpoint::AttachError>,
-    ) {
-        for attached in self.endpoints.values_mut() {
-            if let Err(error) = act(attached) {
-                tracing::warn!(endpoint = %attached.plan.name, %error, "{failure}");
-            }
-        }
-    }
-
-    fn publish(&mut self) -> Result<(), AgentError> {
-        let began = Instant::now();
-        let compiled = Fib::compile(&self.plan, &self.environment(&self.paths, self.mtu.bytes));
-        self.updates.failed += u64::from(compiled.is_err());
-        self.publication.publish(compiled?);
-        self.workers.wake();
-        self.updates.published += 1;
-        self.updates.time += began.elapsed();
-        self.captures.follow(self);
-        Ok(())
-    }
-
-    fn environment(&self, paths: &Paths, mtu: u16) -> Environment {
-        let attachment = |plan: &EndpointPlan| {
-            let attached = self.endpoints.get(&plan.name)?;
-            Some(Attachment { id: attached.id, mtu: attached.mtu() })
-        };
-        Environment {
-            endpoints: self.plan.endpoints.iter().map(attachment).collect(),
-            peer_mtus: paths.peer_mtus(),
-            host_mtu: self.config.host_interface.is_some().then_some(mtu),
-            outer_ttl: self.config.outer_ttl,
-            icmp_source: self.config.icmp_source,
-        }
-    }
-
-    /// Endpoints whose workload has ended, or been replaced, while the resource stays.
-    fn release_orphans(&mut self) {
-        let links = LazyCell::new(|| {
-            let links = Netlink::open().and_then(|mut netlink| netlink.links()).ok()?;
-            Some(links.iter().map(|link| link.index.0).collect::<BTreeSet<u32>>())
-        });
-        // A list that cannot be had tells nothing.
-        let is_there = |index| links.as_ref().is_none_or(|links| links.contains(&index));
-        let orphans = self.endpoints.iter().filter(|(_, attached)| attached.is_orphan(is_there));
-        let names: Vec<String> = orphans.map(|(name, _)| name.clone()).collect();
-        names.iter().for_each(|name| self.release(name, "its network namespace or interface is gone"));
-    }
-
-    /// Detaches an endpoint that the plan still has; it will be tried again.
-    fn release(&mut self, name: &str, reason: &str) {
-        let Some(attached) = self.endpoints.remove(name) else { return };
-        self.endpoints_changed = true;
-        if self.failed.insert(name.to_owned(), reason.to_owned()).as_deref() != Some(reason) {
-            tracing::warn!(endpoint = %name, reason, "endpoint detached, will be tried again");
-        }
-        if let Err(error) = self.publish() {
-            tracing::error!(%error, "the FIB could not be published");
-        }
-        attached.detach(&self.workers);
-    }
-
-    fn lost(&mut self, event: Event) {
-        match event {
-            Event::SendRefused { id, error } => {
-                tracing::warn!(port = ?id, %error, "the kernel refuses to send")
-            }
-            Event::PathChanged(change) => self.tell_path(change),
-            Event::Noted { anomaly, peer } => {
-                tracing::warn!(%anomaly, %peer, "{}", anomaly.explanation())
-            }
-            Event::PortLost { id: PortId::Endpoint(id), error } => {
-                let lost = self.endpoints.iter().find(|(_, attached)| attached.id == id);
-                if let Some(name) = lost.map(|(name, _)| name.clone()) {
-                    self.release(&name, &error.to_string());
-                }
-            }
-            Event::PortLost { id: PortId::Host, error } => {
-                // The other workers still have it.
-                self.workers.detach(PortId::Host);
-                self.miss(Side::Host, &error.to_string());
-                self.reopen();
-            }
-            Event::PortLost { id, error } => {
-                self.miss(Side::Underlay, &format!("{id:?}: {error}"));
-                self.reopen();
-            }
-        }
-    }
-
-    fn tell_path(&self, PathChange { peer, news }: PathChange) {
-        let known = self.plan.peers.iter().find(|known| known.address == peer);
-        let (node, address) = (known.map_or("?", |known| known.name.as_str()), peer);
-        match news {
-            News::Mtu(mtu, why) => tracing::info!(node, %address, mtu, %why, "path MTU of a peer"),
-            News::MtuExpired => {
-                tracing::info!(node, %address, "path MTU of a peer is old: as configured again")
-            }
-            News::MtuRestored => {
-                tracing::info!(node, %address, "path MTU of a peer: probes of the configured size arrive")
-            }
-            News::Fault(why) => tracing::warn!(node, %address, %why, "the way to a peer is broken"),
-            News::FaultOver => tracing::info!(node, %address, "no more errors about the way to a peer"),
-        }
-    }
-
-    /// Has a side opened again at the next opportunity.
-    fn miss(&mut self, side: Side, reason: &str) {
-        if side == Side::Underlay {
-            self.underlay.forget();
-        }
-        if self.lost.insert(side, reason.to_owned()).as_deref() != Some(reason) {
-            tracing::warn!(?side, reason, "a side of the node is lost, will be opened again");
-        }
-    }
-
-    /// Opens again what was lost.
-    fn reopen(&mut self) {
-        for side in self.lost.keys().copied().collect::<Vec<_>>() {
-            let opened = match side {
-                Side::Host => self.open_host(),
-                Side::Underlay => self.open_underlay(),
-            };
-            match opened {
-                Ok(()) => {
-                    self.lost.remove(&side);
-                    tracing::info!(?side, "opened again");
-                }
-                Err(error) => self.miss(side, &error.to_string()),
-            }
-        }
-    }
-
-    fn open_host(&mut self) -> Result<(), AgentError> {
-        let Some(name) = self.config.host_interface.as_deref() else { return Ok(()) };
-        let host = HostInterface::open(name, &self.plan, self.mtu.bytes, self.site())?;
-        host.persist();
-        self.host = Some(host);
-        Ok(())
-    }
-
-    fn open_underlay(&mut self) -> Result<(), AgentError> {
-        let needs = needs(&self.plan)?;
-        if needs != *self.underlay.needs() {
-            return self.reconcile();
-        }
-        self.underlay = self.opened(needs)?;
-        Ok(self.underlay.follow(own_prefixes(&self.plan), &next_hops::peers(&self.plan))?)
-    }
-
-    /// The underlay anew.
-    fn opened(&self, needs: Needs) -> Result<Underlay, AgentError> {
-        let before = &self.underlay;
-        Ok(Underlay::open(needs, self.site(), before.descriptors(), Some(before))?)
-    }
-}
-
-/// Tries for a while: what a daemon that was killed had open is closed a little later.
-fn while_busy<T>(mut open: impl FnMut() -> Result<T, TunError>) -> Result<T, TunError> {
-    const TRIES: u32 = 20;
-    const PAUSE: Duration = Duration::from_millis(10);
-    for _ in 1..TRIES {
-        match open() {
-            Err(error) if error.is_busy() => std::thread::sleep(PAUSE),
-            other => return other,
-        }
-    }
-    open()
-}
-
-fn not_alone(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::AddrInUse => {
-            "another margay runs in this network namespace: end it first, or run this one in another namespace".into()
-        }
-        _ => format!("cannot tell whether another margay runs in this network namespace: {error}"),
-    }
-}
-
-fn load(
-    config: &Config,
-    rootless: Option<&Rootless>,
-    told: &mut BTreeSet<String>,
-) -> Result<NodePlan, AgentError> {
-    let mut resources = datastore::load(&config.resources)?;
-    resources.felix.push(config.felix.clone());
-    for notice in resources.notices.iter().map(ToString::to_string) {
-        if told.insert(notice.clone()) {
-            tracing::info!("{notice}");
-        }
-    }
-    let plan = rib::plan(&resources, &config.node)?;
-    rootless.map_or(Ok(()), |rootless| rootless.check(&plan)).map_err(AgentError::Forbidden)?;
-    for warning in &plan.warnings {
-        if told.insert(warning.clone()) {
-            tracing::warn!("{warning}");
-        }
-    }
-    Ok(plan)
-}
-
-fn needs(plan: &NodePlan) -> Result<Needs, AgentError> {
-    let link = |name: &str| Netlink::open().and_then(|mut netlink| netlink.link(name)).ok();
-    Ok(Needs::of(plan, link)?)
 }

@@ -7,6 +7,8 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
+use std::thread;
+use std::time::Duration;
 
 use libc::{c_char, c_short, c_ulong};
 
@@ -100,7 +102,7 @@ impl TunError {
     }
 
     /// Somebody has the interface open.
-    pub fn is_busy(&self) -> bool {
+    fn is_busy(&self) -> bool {
         self.os_error() == Some(libc::EBUSY)
     }
 
@@ -157,11 +159,20 @@ pub fn open(name: &str, layer: Layer, queues: u16) -> Result<Interface, TunError
     }
 }
 
-/// Opens an interface that persists from an earlier process, with what this one wants of it.
+/// Opens an interface that persists from an earlier process, with what this one wants of it. Tries for a while: what a
+/// process that was killed had open is closed a little later.
 ///
 /// # Errors
 /// See [`TunError`]; [`TunError::is_other_kind`] when it must be made anew for that.
 pub fn reopen(name: &str, layer: Layer, queues: u16) -> Result<Interface, TunError> {
+    const TRIES: u32 = 20;
+    const PAUSE: Duration = Duration::from_millis(10);
+    for _ in 1..TRIES {
+        match open_queues(name, layer, queues) {
+            Err(error) if error.is_busy() => thread::sleep(PAUSE),
+            other => return other.map(negotiate),
+        }
+    }
     open_queues(name, layer, queues).map(negotiate)
 }
 
