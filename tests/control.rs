@@ -357,6 +357,33 @@ fn the_socket_is_for_its_group_only() {
 }
 
 #[test]
+fn a_member_of_the_group_may_ask_and_not_take_over() {
+    let lab = start(LabSpec::new(Mode::Vxlan), &[]);
+    let socket = socket_of(&lab, 0);
+    let place = Workdir::new().unwrap();
+    fs::set_permissions(place.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(socket.parent().unwrap(), fs::Permissions::from_mode(0o750)).unwrap();
+    fs::set_permissions(lab.resources.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let program = place.path().join("margay");
+    fs::copy(margay(), &program).unwrap();
+    let group = fs::metadata(&socket).unwrap().gid();
+    let as_member = |arguments: &[&str]| {
+        let mut command = Command::new(&program);
+        command.args(arguments).arg("--control-socket").arg(&socket).uid(NOBODY).gid(group);
+        command.output().unwrap()
+    };
+    let told = as_member(&["status"]);
+    assert!(told.status.success(), "{told:?}");
+    let resources = lab.resources.path().to_str().unwrap();
+    let node = &lab.nodes[0].name;
+    refused(
+        as_member(&["run", "--takeover", "--node", node, "--resources", resources]),
+        &["only its own user and root may take over"],
+    );
+    assert_eq!(json(&socket, &["status"])["health"], "good");
+}
+
+#[test]
 fn a_dead_daemons_socket_is_replaced_and_a_living_ones_never() {
     let mut lab = start(LabSpec::new(Mode::Vxlan), &[]);
     let socket = socket_of(&lab, 0);

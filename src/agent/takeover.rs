@@ -189,7 +189,7 @@ impl Agent {
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         let hello: Hello = hear(stream)?;
-        if let Some(reason) = self.refusal(stream, &hello) {
+        if let Some(reason) = self.refusal(&hello) {
             say(stream, &Answer::Refused(reason.clone()))?;
             return Err(TakeoverError::Refused(reason));
         }
@@ -204,14 +204,9 @@ impl Agent {
         Ok(hello.margay)
     }
 
-    fn refusal(&self, stream: &UnixStream, hello: &Hello) -> Option<String> {
+    fn refusal(&self, hello: &Hello) -> Option<String> {
         if hello.takeover != VERSION {
             return Some(format!("it knows version {VERSION} of the takeover, not {}", hello.takeover));
-        }
-        // Who may ask what the daemon does may not for that have its sockets.
-        let user = getsockopt(stream, PeerCredentials).map(|peer| peer.uid());
-        if !user.is_ok_and(|user| user == 0 || user == geteuid().as_raw()) {
-            return Some("only its own user and root may take over".into());
         }
         if hello.netns != self.owner.inode() {
             return Some("it runs in another network namespace".into());
@@ -263,6 +258,13 @@ impl Agent {
     }
 }
 
+/// Whether who is at the other end may have the daemon's sockets, and the agent's time, and not only ask what it does: its own
+/// user, and root.
+pub(crate) fn may_take_over(connection: &impl AsFd) -> bool {
+    let user = getsockopt(connection, PeerCredentials).map(|peer| peer.uid());
+    user.is_ok_and(|user| user == 0 || user == geteuid().as_raw())
+}
+
 /// What the descriptor is called that only one daemon of a namespace has.
 pub(super) const SOLE: &str = "sole";
 /// What the socket is called on which the commands ask.
@@ -305,6 +307,7 @@ fn connect(path: &Path) -> Result<UnixStream, TakeoverError> {
     let status = head.lines().next().unwrap_or_default();
     match status.split(' ').nth(1) {
         Some("101") => Ok(stream),
+        Some("403") => Err(TakeoverError::Refused("only its own user and root may take over".into())),
         _ => Err(TakeoverError::Refused(format!("it answers {status:?}, and may be older than --takeover"))),
     }
 }

@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::{Failure, capture};
-use crate::agent::takeover::{PROTOCOL, TARGET};
+use crate::agent::takeover::{PROTOCOL, TARGET, may_take_over};
 use crate::agent::view::{Counters, Drops, Endpoint, Explanation, Node, Peer, Pool, Route, Status, Tunnel};
 use crate::agent::{Agent, AgentError, Refused, Remote};
 
@@ -106,6 +106,9 @@ async fn takeover(
     let Some(Ok(connection)) = connection.map(|connection| connection.try_clone()) else {
         return failure(StatusCode::SERVICE_UNAVAILABLE, "too many open files".into());
     };
+    if !may_take_over(&connection) {
+        return failure(StatusCode::FORBIDDEN, "only the daemon's own user and root may take over".into());
+    }
     let upgraded = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
         // Nothing is sent before the answer has arrived, so nothing is lost with what was read ahead.
