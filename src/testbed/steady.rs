@@ -18,6 +18,9 @@ const RECEIVE_BUFFER: usize = 64 << 20;
 const SETTLE: Duration = Duration::from_secs(2);
 /// Most datagrams that are sent without a look at the time.
 const BURST: u64 = 64;
+/// Datagrams that are outstanding at most before the first has arrived: the sender's kernel keeps some 90 for a neighbour whose
+/// MAC it still asks for (`unres_qlen_bytes`), and drops the oldest of more.
+const FIRST: u64 = 32;
 /// When the sender has to hold back, and when there is nothing to send yet.
 const PAUSE: Duration = Duration::from_micros(500);
 
@@ -99,7 +102,9 @@ fn send(socket: &UdpSocket, spec: Steady, arrived: &AtomicU64) -> io::Result<(u6
         let now = Instant::now();
         owed = f64::min(owed + spec.rate * (now - last).as_secs_f64(), BURST as f64);
         last = now;
-        let room = spec.outstanding.saturating_sub(sent - arrived.load(Ordering::Relaxed).min(sent));
+        let come = arrived.load(Ordering::Relaxed).min(sent);
+        let outstanding = if come == 0 { spec.outstanding.min(FIRST) } else { spec.outstanding };
+        let room = outstanding.saturating_sub(sent - come);
         let due = (owed as u64).min(room).min(spec.count - sent);
         for _ in 0..due {
             datagram[..8].copy_from_slice(&sent.to_le_bytes());
