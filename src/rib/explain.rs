@@ -23,10 +23,10 @@ impl NodePlan {
         }
     }
 
-    /// The route that an address takes: the longest prefix that covers it.
-    pub fn route_to(&self, address: IpAddr) -> Option<&Route> {
+    /// The routes that cover an address, the longest prefix first: that one it takes.
+    pub fn routes_to(&self, address: IpAddr) -> impl Iterator<Item = &Route> {
         let longest = if address.is_ipv4() { 32 } else { 128 };
-        (0..=longest).rev().find_map(|len| {
+        (0..=longest).rev().filter_map(move |len| {
             let prefix = Prefix::new(address, len).ok()?.trunc();
             let place = self.routes.binary_search_by_key(&prefix, |route| route.prefix).ok()?;
             Some(&self.routes[place])

@@ -128,7 +128,7 @@ impl Names {
     }
 
     fn lookup(&self, fib: &Fib, destination: Ipv4Addr) -> String {
-        match self.plan.as_ref().and_then(|plan| Some((plan, plan.route_to(destination.into())?))) {
+        match self.plan.as_ref().and_then(|plan| Some((plan, plan.routes_to(destination.into()).next()?))) {
             Some((plan, route)) => {
                 format!("lookup: {destination} is in {}: {}", route.prefix, plan.explain(route))
             }
@@ -140,7 +140,7 @@ impl Names {
     }
 
     fn route(&self, fib: &Fib, record: &Record) -> Option<&Route> {
-        self.plan.as_ref()?.route_to(routed(fib, record)?.dst.into())
+        self.plan.as_ref()?.routes_to(routed(fib, record)?.dst.into()).next()
     }
 
     fn verdict(&self, verdict: Verdict, to: Option<IpAddr>) -> String {

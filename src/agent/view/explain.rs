@@ -8,7 +8,7 @@ use super::route::{Route, encapsulation};
 use crate::agent::Agent;
 use crate::agent::mtu::by_way;
 use crate::fib::{Action, Fib};
-use crate::rib::{self, Encap, NodePlan, Target};
+use crate::rib::{Encap, NodePlan, Target};
 
 /// What becomes of a packet for an address, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,7 +71,7 @@ pub struct Back {
 impl Explanation {
     pub(crate) fn of(agent: &Agent, address: Ipv4Addr) -> Self {
         let (plan, fib) = (&agent.plan, agent.publication.current());
-        let mut routes = covering(plan, address).into_iter();
+        let mut routes = plan.routes_to(address.into());
         let route = routes.next();
         let mut explanation = Explanation {
             address: address.to_string(),
@@ -171,14 +171,6 @@ impl Explanation {
             self.mtu = Some(Mtu { bytes: agent.mtu.bytes, because: agent.mtu.because().to_string() });
         }
     }
-}
-
-/// The routes whose prefix covers `address`, longest first.
-fn covering(plan: &NodePlan, address: Ipv4Addr) -> Vec<&rib::Route> {
-    let address = IpAddr::V4(address);
-    let mut found: Vec<_> = plan.routes.iter().filter(|route| route.prefix.contains(&address)).collect();
-    found.sort_by_key(|route| std::cmp::Reverse(route.prefix.prefix_len()));
-    found
 }
 
 fn action(agent: &Agent, fib: &Fib, action: Action) -> String {
