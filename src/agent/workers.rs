@@ -214,16 +214,18 @@ impl Workers {
 
     /// Has every worker make a turn; false when one does not.
     pub(super) fn turn(&self) -> bool {
-        let (done, turned) = bounded::<()>(0);
-        for index in 0..self.workers.len() {
-            self.tell(index, Command::Answer { done: done.clone() });
-        }
-        drop(done);
-        turned.recv_timeout(CLOSE_TIME) == Err(RecvTimeoutError::Disconnected)
+        self.turning().recv_timeout(CLOSE_TIME) == Err(RecvTimeoutError::Disconnected)
             && self
                 .workers
                 .iter()
                 .all(|hand| matches!(&hand.state, State::Running(thread) if !thread.is_finished()))
+    }
+
+    /// What closes when every worker has done what it was told until now.
+    pub(super) fn turning(&self) -> Receiver<()> {
+        let (done, turned) = bounded(0);
+        self.tell_all(|| Command::Answer { done: done.clone() });
+        turned
     }
 
     /// Ends every worker's wait, so that it takes up a FIB that was published.

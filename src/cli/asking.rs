@@ -1,7 +1,7 @@
 //! What the commands that ask a daemon have in common: whom they ask, and how they print what it says.
 
 use std::io::{self, ErrorKind, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use serde::Serialize;
@@ -21,6 +21,11 @@ impl Whom {
     /// Who answers.
     pub(super) fn client(&self) -> Result<Client, AskError> {
         Client::new(&self.control_socket).map_err(AskError::System)
+    }
+
+    /// Where it listens.
+    pub(super) fn socket(&self) -> &Path {
+        &self.control_socket
     }
 }
 
@@ -56,6 +61,8 @@ pub(super) enum AskError {
     Output(#[from] io::Error),
     #[error("cannot write the answer: {0}")]
     Form(String),
+    #[error("{0}")]
+    Far(String),
     #[error("standard output is no terminal: --batch COUNT prints tables")]
     NoTerminal,
     #[error("the terminal does not do what is asked of it: {0}")]
@@ -68,20 +75,33 @@ impl Asking {
         self.whom.client()
     }
 
+    /// Where it listens.
+    pub(super) fn socket(&self) -> &Path {
+        self.whom.socket()
+    }
+
+    /// How answers are printed.
+    pub(super) fn format(&self) -> Format {
+        self.output
+    }
+
     /// Prints an answer; `table` is how people read it.
     pub(super) fn print<T: Serialize>(
         &self,
         answer: &T,
         table: impl FnOnce(&T) -> String,
     ) -> Result<(), AskError> {
-        let form = |error: &dyn std::fmt::Display| AskError::Form(error.to_string());
         let text = match self.output {
             Format::Table => table(answer),
-            Format::Json => serde_json::to_string_pretty(answer).map_err(|error| form(&error))? + "\n",
-            Format::Yaml => serde_saphyr::to_string(answer).map_err(|error| form(&error))?,
+            Format::Json => serde_json::to_string_pretty(answer).map_err(unsaid)? + "\n",
+            Format::Yaml => serde_saphyr::to_string(answer).map_err(unsaid)?,
         };
         Ok(io::stdout().lock().write_all(text.as_bytes())?)
     }
+}
+
+pub(super) fn unsaid(error: impl std::fmt::Display) -> AskError {
+    AskError::Form(error.to_string())
 }
 
 /// Ends a command of this name.

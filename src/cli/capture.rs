@@ -94,7 +94,7 @@ pub(super) fn run(args: &Args) -> Result<(), AskError> {
         steps: false,
     };
     let mut out: Box<Take<'_>> = match &args.write {
-        None => Box::new(|block| print(block, false)),
+        None => Box::new(print),
         Some(path) if path.as_os_str() == "-" => {
             if io::stdout().is_terminal() {
                 let why = "pcapng is not for a terminal: pipe it (margay capture -w - | wireshark -k -i -), or leave -w out";
@@ -135,32 +135,31 @@ fn strange(error: NotPcapng) -> AskError {
     AskError::Form(format!("what the daemon sends is {error}: is it of this version?"))
 }
 
-/// A frame as a line for people; with `steps` each step has its own.
-pub(super) fn print(block: &Block, steps: bool) -> Result<(), AskError> {
+/// A frame as a line for people.
+fn print(block: &Block) -> Result<(), AskError> {
     let Some(frame) = &block.frame else { return Ok(()) };
-    let mut text = String::new();
-    if frame.missed > 0 {
-        text += &format!("({} frames were missed here: more came than were read)\n", frame.missed);
-    }
-    text += &match steps {
-        false => format!("{} → {}\n", line(frame), frame.comment),
-        true => {
-            let steps = frame.comment.lines().map(|step| format!("    {step}\n"));
-            format!("{}\n{}", line(frame), steps.collect::<String>())
-        }
-    };
+    let text = format!("{}{} → {}\n", missed(frame), line(frame, None), frame.comment);
     let mut out = io::stdout().lock();
     Ok(out.write_all(text.as_bytes()).and_then(|()| out.flush())?)
 }
 
+/// What was missed before it, if anything.
+pub(super) fn missed(frame: &Frame) -> String {
+    match frame.missed {
+        0 => String::new(),
+        missed => format!("({missed} frames were missed here: more came than were read)\n"),
+    }
+}
+
 /// When, where, and what.
-fn line(frame: &Frame) -> String {
+pub(super) fn line(frame: &Frame, node: Option<&str>) -> String {
     let dissection = dissect::of(frame.link, &frame.bytes);
     let way = match frame.way {
         Way::In => "in",
         Way::Out => "out",
     };
-    format!("{} {} {way}: {dissection}", clock(frame.time), frame.interface)
+    let node = node.map_or_else(String::new, |node| format!("{node} "));
+    format!("{} {node}{} {way}: {dissection}", clock(frame.time), frame.interface)
 }
 
 /// Time of day, UTC.

@@ -25,6 +25,7 @@ use etherparse::{
     Ipv4HeaderSlice, Ipv6HeaderSlice, TcpHeaderSlice, UdpHeaderSlice,
 };
 
+use crate::agent::capture::unhex;
 use crate::capture::Link;
 use crate::wire::MacAddr;
 
@@ -79,8 +80,7 @@ pub fn of(link: Link, bytes: &[u8]) -> Dissection {
 
 /// The same of hexadecimal digits, as the daemon tells of frames.
 pub fn of_digits(ethernet: bool, digits: &str) -> Dissection {
-    let byte = |at| digits.get(at..at + 2).and_then(|two| u8::from_str_radix(two, 16).ok());
-    let bytes: Vec<u8> = (0..digits.len()).step_by(2).map_while(byte).collect();
+    let bytes = unhex(digits).unwrap_or_default();
     of(if ethernet { Link::Ethernet } else { Link::Ip }, &bytes)
 }
 

@@ -15,12 +15,14 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use super::routes::{PATIENCE, answer, failure, json, refused};
-use crate::agent::capture::{Capture, CaptureError, CaptureRequest, TraceRequest};
-use crate::agent::{Refused, Remote};
+use crate::agent::capture::{ArrivalRequest, Capture, CaptureError, CaptureRequest, Trace, TraceRequest};
+use crate::agent::{Agent, Refused, Remote};
 
 /// How often is looked for frames while there are none: workers wake nobody.
 const LOOK: Duration = Duration::from_millis(20);
-/// After so many looks without a frame something is sent all the same: a client that has gone shows by that.
+/// After so many looks without a frame something is sent all the same: a client that has gone shows by that. Nothing else
+/// shows it where the socket is forwarded (`ssh -L`): what arrives here then is the end of what the client says, which is also how
+/// one looks that has asked and still listens.
 const BEAT: u32 = 50;
 
 type Query<T> = Result<axum::extract::Query<T>, QueryRejection>;
@@ -43,20 +45,37 @@ pub(super) async fn capture(State(remote): State<Remote>, request: Query<Capture
 
 /// `POST /v1/trace`: what becomes of a packet.
 pub(super) async fn trace(State(remote): State<Remote>, request: Query<TraceRequest>) -> Response {
-    let request = match request {
-        Ok(request) => request.0,
-        Err(wrong) => return failure(StatusCode::BAD_REQUEST, wrong.body_text()),
-    };
+    match request {
+        Ok(request) => traced(remote, move |agent, tell| agent.trace(&request.0, tell)).await,
+        Err(wrong) => failure(StatusCode::BAD_REQUEST, wrong.body_text()),
+    }
+}
+
+/// `POST /v1/trace/arrival`: what would become of a packet that another node sends.
+pub(super) async fn arrival(State(remote): State<Remote>, request: Query<ArrivalRequest>) -> Response {
+    match request {
+        Ok(request) => traced(remote, move |agent, tell| agent.consider(&request.0, tell)).await,
+        Err(wrong) => failure(StatusCode::BAD_REQUEST, wrong.body_text()),
+    }
+}
+
+type Tell = Box<dyn FnOnce(Result<Trace, CaptureError>) + Send>;
+
+async fn traced(
+    remote: Remote,
+    begin: impl FnOnce(&Agent, Tell) -> Result<(), CaptureError> + Send + 'static,
+) -> Response {
     let (sender, receiver) = oneshot::channel();
     // Who asked may be gone when the answer is there.
-    let begun = answer(remote, move |agent| agent.trace(&request, |trace| drop(sender.send(trace)))).await;
-    match begun {
+    let tell: Tell = Box::new(|trace| drop(sender.send(trace)));
+    match answer(remote, move |agent| begin(agent, tell)).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => return refusal(&error),
         Err(failed) => return failed,
     }
     match timeout(PATIENCE, receiver).await {
-        Ok(Ok(trace)) => json(&trace),
+        Ok(Ok(Ok(trace))) => json(&trace),
+        Ok(Ok(Err(error))) => refusal(&error),
         Ok(Err(_)) => refused(Refused::Ending),
         Err(_) => refused(Refused::Busy),
     }
@@ -67,6 +86,7 @@ fn refusal(error: &CaptureError) -> Response {
         CaptureError::Filter(_) | CaptureError::Packet(_) => StatusCode::BAD_REQUEST,
         CaptureError::NoEndpoint(_) | CaptureError::NoPeer(_) => StatusCode::NOT_FOUND,
         CaptureError::TooMany => StatusCode::TOO_MANY_REQUESTS,
+        CaptureError::NoBuffer => StatusCode::SERVICE_UNAVAILABLE,
     };
     failure(status, error.to_string())
 }

@@ -27,6 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(90);
 pub struct Client {
     path: PathBuf,
     runtime: Runtime,
+    patience: Duration,
 }
 
 /// Why there is no answer.
@@ -63,8 +64,13 @@ pub enum ClientError {
         problem: String,
     },
     /// No answer in time.
-    #[error("{path}: no answer within {PATIENCE:?}: see the daemon's log", path = .0.display())]
-    Late(PathBuf),
+    #[error("{path}: no answer within {patience:?}: see the daemon's log", path = .path.display())]
+    Late {
+        /// The socket.
+        path: PathBuf,
+        /// How long it was waited for.
+        patience: Duration,
+    },
 }
 
 /// Why a stream ended early.
@@ -89,7 +95,12 @@ impl Client {
     /// The system gives no epoll instance.
     pub fn new(path: &Path) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        Ok(Client { path: path.to_owned(), runtime })
+        Ok(Client { path: path.to_owned(), runtime, patience: PATIENCE })
+    }
+
+    /// The same, with an answer that may take no longer than this.
+    pub fn with_patience(self, patience: Duration) -> Self {
+        Client { patience, ..self }
     }
 
     /// What `GET path` answers.
@@ -118,8 +129,8 @@ impl Client {
         mut take: impl FnMut(&[u8]) -> Result<ControlFlow<()>, E>,
     ) -> Result<(), StreamError<E>> {
         self.runtime.block_on(async {
-            let answer = timeout(PATIENCE, self.send(Method::GET, path));
-            let response = answer.await.map_err(|_| ClientError::Late(self.path.clone()))??;
+            let answer = timeout(self.patience, self.send(Method::GET, path));
+            let response = answer.await.map_err(|_| self.late())??;
             let status = response.status();
             let mut body = response.into_body();
             if !status.is_success() {
@@ -138,9 +149,8 @@ impl Client {
     }
 
     fn request<T: DeserializeOwned>(&self, method: Method, path: &str) -> Result<T, ClientError> {
-        let exchange = async { timeout(PATIENCE, self.exchange(method, path)).await };
-        let (status, body) =
-            self.runtime.block_on(exchange).map_err(|_| ClientError::Late(self.path.clone()))??;
+        let exchange = async { timeout(self.patience, self.exchange(method, path)).await };
+        let (status, body) = self.runtime.block_on(exchange).map_err(|_| self.late())??;
         if status.is_success() {
             return serde_json::from_slice(&body).map_err(|error| self.broken(error));
         }
@@ -173,6 +183,10 @@ impl Client {
             .body(Empty::<Bytes>::new())
             .map_err(|error| self.broken(error))?;
         sender.send_request(request).await.map_err(|error| self.broken(error))
+    }
+
+    fn late(&self) -> ClientError {
+        ClientError::Late { path: self.path.clone(), patience: self.patience }
     }
 
     fn broken(&self, problem: impl ToString) -> ClientError {

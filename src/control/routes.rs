@@ -30,6 +30,7 @@ pub(super) fn router(remote: Remote) -> Router {
         .route("/v1/reload", post(reload))
         .route("/v1/capture", get(capture::capture))
         .route("/v1/trace", post(capture::trace))
+        .route("/v1/trace/arrival", post(capture::arrival))
         .route(TARGET, post(takeover))
         .fallback(unknown)
         .method_not_allowed_fallback(not_allowed)

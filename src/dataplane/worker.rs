@@ -34,8 +34,8 @@ use crate::io::{FRAMES, Port, Rx, TxReport};
 use crate::slowpath::probe::Prober;
 use crate::slowpath::{Made, Punted, SlowPath};
 use crate::verdict::{Anomaly, DropReason, PuntReason, Sent};
-use crate::wire::MacAddr;
 use crate::wire::ethernet::{self, EtherType};
+use crate::wire::{Ecn, MacAddr};
 
 /// What the agent tells a worker.
 pub enum Command {
@@ -59,7 +59,7 @@ pub enum Command {
     },
     /// Copy what this capture wants, until nobody reads it.
     Tap(Tap),
-    /// Forward this frame as if the workload had sent it, and tell what became of it.
+    /// Forward this frame as if it had been received, and tell what became of it.
     Inject(Injection),
     /// Say that the worker turns.
     Answer {
@@ -70,12 +70,28 @@ pub enum Command {
     Stop,
 }
 
-/// A frame that no workload sent.
+/// Where an injected frame seems to come in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Entrance {
+    /// An endpoint: its workload seems to have sent the IPv4 packet.
+    Workload(EndpointId),
+    /// A port of the underlay, which receives the bytes as they are.
+    Underlay {
+        /// Which.
+        port: PortId,
+        /// Outer source of what comes by a tunnel.
+        peer: IpAddr,
+        /// Outer ECN of what comes by VXLAN.
+        ecn: Ecn,
+    },
+}
+
+/// A frame that nobody sent.
 pub struct Injection {
-    /// The workload.
-    pub endpoint: EndpointId,
-    /// The IPv4 packet.
-    pub packet: Vec<u8>,
+    /// Where.
+    pub entrance: Entrance,
+    /// The packet, or what the port receives.
+    pub bytes: Vec<u8>,
     /// Carry out what the engine decides; otherwise nothing is sent, answered or counted.
     pub send: bool,
     /// Copies it, and nothing else.
@@ -521,26 +537,15 @@ impl Worker {
         Ok(verdict)
     }
 
-    /// A frame as if a workload had sent it. Its gateway's MAC and its own are right; where its own is not known, it
-    /// is one that nobody learns.
+    /// A frame as if it had been received.
     #[cold]
     fn inject(&mut self, injection: Injection) {
-        const NOT_LEARNED: MacAddr = MacAddr([0x01, 0, 0, 0, 0, 0]);
-        let Injection { endpoint, packet, send, tap: (mut catch, tap), tell } = injection;
-        let Some(mut frame) = self.pool.take() else { return tell(Vec::new()) };
-        let source = match self.neighbors.resolve(endpoint) {
-            Resolution::Known(mac) => mac,
-            Resolution::Unknown | Resolution::Absent => NOT_LEARNED,
+        let Injection { entrance, bytes, send, tap: (mut catch, tap), tell } = injection;
+        let Some(frame) = self.injected(entrance, &bytes) else { return tell(Vec::new()) };
+        let id = match entrance {
+            Entrance::Workload(endpoint) => PortId::Endpoint(endpoint),
+            Entrance::Underlay { port, .. } => port,
         };
-        let room = self.pool.room(&frame);
-        let len = packet.len().min(room.len() - ethernet::HEADER_LEN);
-        room[ethernet::HEADER_LEN..][..len].copy_from_slice(&packet[..len]);
-        if let Some(header) = room.first_chunk_mut() {
-            ethernet::write(header, MacAddr::GATEWAY, source, EtherType::IPV4);
-        }
-        self.pool.filled(&mut frame, ethernet::HEADER_LEN + len);
-
-        let id = PortId::Endpoint(endpoint);
         match send {
             true => {
                 self.taps.add(tap);
@@ -551,9 +556,13 @@ impl Worker {
             }
             false => {
                 let others = self.taps.replace(vec![tap]);
+                // What is counted and noted of it, nobody reads.
+                let accounts = std::mem::replace(&mut self.accounts, Accounts::new(&Counters::new()));
                 let fib = Arc::clone(self.fib.current());
                 self.batch.push(frame);
                 self.pass(&fib, id, Eyes::Consider);
+                self.engine.noted();
+                self.accounts = accounts;
                 self.taps.replace(others);
             }
         }
@@ -563,6 +572,33 @@ impl Worker {
         drop(catch);
         self.taps.settle();
         tell(records);
+    }
+
+    /// What a workload sends has its gateway's MAC and its own; where its own is not known, it is one that nobody learns.
+    fn injected(&mut self, entrance: Entrance, bytes: &[u8]) -> Option<Frame> {
+        const NOT_LEARNED: MacAddr = MacAddr([0x01, 0, 0, 0, 0, 0]);
+        let mut frame = self.pool.take()?;
+        let room = self.pool.room(&frame);
+        let headers = match entrance {
+            Entrance::Workload(endpoint) => {
+                let source = match self.neighbors.resolve(endpoint) {
+                    Resolution::Known(mac) => mac,
+                    Resolution::Unknown | Resolution::Absent => NOT_LEARNED,
+                };
+                if let Some(header) = room.first_chunk_mut() {
+                    ethernet::write(header, MacAddr::GATEWAY, source, EtherType::IPV4);
+                }
+                ethernet::HEADER_LEN
+            }
+            Entrance::Underlay { peer, ecn, .. } => {
+                (frame.peer, frame.ecn) = (peer, ecn);
+                0
+            }
+        };
+        let len = bytes.len().min(room.len() - headers);
+        room[headers..][..len].copy_from_slice(&bytes[..len]);
+        self.pool.filled(&mut frame, headers + len);
+        Some(frame)
     }
 
     fn punt(&mut self, fib: &Fib, id: Option<PortId>, punted: Punted) {

@@ -7,8 +7,9 @@ use margay::buf::Pool;
 use margay::capture::Way;
 use margay::dataplane::specimens::KEPT;
 use margay::dataplane::tap::{Catch, Outcome, Record, Wanted, tap};
-use margay::dataplane::worker::Injection;
-use margay::dataplane::{Command, Neighbor, Party, PortId, Verdict};
+use margay::dataplane::worker::{Entrance, Injection};
+use margay::dataplane::{Command, Neighbor, Party, PortId, Tally, Verdict};
+use margay::io::memory::MemoryFrame;
 use margay::io::{Port, Rx, TxReport};
 use margay::verdict::{DropReason, PuntReason};
 
@@ -279,9 +280,13 @@ fn the_last_frames_of_each_reason_are_kept_as_they_came() {
 }
 
 fn inject(bed: &mut Bed, packet: &Ip, send: bool) -> (Vec<Record>, Exchange) {
+    inject_at(bed, Entrance::Workload(ALPHA), packet.bytes(), send)
+}
+
+fn inject_at(bed: &mut Bed, entrance: Entrance, bytes: Vec<u8>, send: bool) -> (Vec<Record>, Exchange) {
     let (tell, told) = bounded(1);
-    let (packet, tell) = (packet.bytes(), Box::new(move |records| tell.send(records).unwrap()));
-    bed.tell(Command::Inject(Injection { endpoint: ALPHA, packet, send, tap: tap(all()), tell }));
+    let tell = Box::new(move |records| tell.send(records).unwrap());
+    bed.tell(Command::Inject(Injection { entrance, bytes, send, tap: tap(all()), tell }));
     let exchange = bed.exchange([]);
     (told.try_recv().unwrap(), exchange)
 }
@@ -330,4 +335,51 @@ fn what_is_injected_teaches_no_mac() {
     bed.attach(ALPHA.into(), Some(std::sync::Arc::clone(&unknown)));
     inject(&mut bed, &Ip::udp(ALPHA_IP, B_IPIP, 1), true);
     assert_eq!(unknown.mac(), None);
+}
+
+/// What arrives of a peer is considered as it would be, and neither counted nor noted.
+#[test]
+fn what_a_peer_sends_is_considered_without_arriving() {
+    let underlay = |port, frame: &MemoryFrame| Entrance::Underlay { port, peer: frame.peer, ecn: frame.ecn };
+    let nested = Ip::udp(B_IPIP, ALPHA_IP, 1).tos(0);
+    let marked = Ip::new(PEER_B, NODE, IPIP, nested.bytes()).tos(1);
+    for (port, frame, expected) in [
+        (PortId::Ipip, Ip::udp(B_IPIP, ALPHA_IP, 1).in_ipip(PEER_B, NODE), None),
+        (PortId::Ipip, MemoryFrame::from_peer(marked.bytes(), PEER_B.into()), None),
+        (PortId::Vxlan, Ip::udp(B_VXLAN, ALPHA_IP, 1).in_vxlan(PEER_B, VTEP_A, VTEP_B), None),
+        (PortId::Ipip, Ip::udp(B_IPIP, NOBODY, 1).in_ipip(PEER_B, NODE), Some(DropReason::Blackhole)),
+        (PortId::Ipip, Ip::udp(B_IPIP, ALPHA_IP, 1).in_ipip(OUTSIDE, NODE), Some(DropReason::UnknownPeer)),
+        (PortId::Underlay, Ip::udp(ALPHA_IP, BETA_IP, 1).on_underlay(), Some(DropReason::InnerSourceLocal)),
+    ] {
+        let mut bed = Bed::new();
+        bed.exchange([]);
+        let before = bed.parties();
+        let (considered, exchange) = inject_at(&mut bed, underlay(port, &frame), frame.bytes.clone(), false);
+        assert_eq!((exchange.out.len(), exchange.tally.input), (0, 0));
+        assert_eq!(exchange.tally.anomalies, Tally::default().anomalies);
+        assert_eq!(bed.parties(), before, "{port:?}: nothing has happened");
+
+        let mut catch = capture(&mut bed, all());
+        bed.one(port, frame);
+        let arrived = records(&mut catch);
+        assert_eq!(considered[0].outcome, arrived[0].outcome);
+        assert_eq!(considered[0].bytes, arrived[0].bytes);
+        match expected {
+            Some(reason) => assert_eq!(considered[0].outcome, Outcome::Dropped(reason)),
+            None => {
+                assert_eq!(considered[0].outcome, Outcome::Forwarded(Verdict::Workload(ALPHA)));
+                assert_eq!(
+                    (considered[1].bytes.clone(), considered[1].outcome),
+                    (arrived[1].bytes.clone(), Outcome::Kept)
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn without_a_buffer_nothing_is_injected_and_that_is_answered() {
+    let mut bed = Bed::on(Machine { slots: 0, ..Machine::default() });
+    let (records, exchange) = inject(&mut bed, &Ip::udp(ALPHA_IP, B_IPIP, 1), true);
+    assert_eq!((records.len(), exchange.tally.input), (0, 0));
 }

@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crossbeam::channel::{Receiver, TryRecvError};
 use mio::Waker;
 use serde::{Deserialize, Serialize};
 
@@ -21,7 +22,7 @@ use crate::dataplane::{Command, PortId};
 use crate::fib::{EndpointId, Fib, Publication, Reader};
 use crate::verdict::DropReason;
 
-pub use trace::{Probe, Step, Trace, TraceRequest, Traced};
+pub use trace::{ArrivalRequest, Onto, Onward, Probe, Step, Trace, TraceRequest, Traced};
 use words::Names;
 
 /// Captures at a time: each costs the workers a copy of every frame that it wants, and memory.
@@ -92,9 +93,14 @@ pub enum CaptureError {
     /// There are captures enough.
     #[error("{CAPTURES} captures are running, and no more are allowed: end one of them first")]
     TooMany,
-    /// What is to be injected is no packet.
+    /// What is to be injected is no packet, or none that would arrive.
     #[error("{0}")]
     Packet(String),
+    /// All are in use.
+    #[error(
+        "nothing could be injected: the worker has no free buffer, as all its frames wait to be sent; try again, and see the pools in margay status"
+    )]
+    NoBuffer,
 }
 
 /// What the agent keeps for captures.
@@ -151,6 +157,8 @@ pub struct Capture {
     // First: the workers are woken when it is gone.
     catch: Catch,
     _wake: Wake,
+    /// Closed when all workers see to it.
+    begun: Receiver<()>,
     names: Reader<Names>,
     fib: Reader<Fib>,
     file: Pcapng,
@@ -160,8 +168,11 @@ pub struct Capture {
 }
 
 impl Capture {
-    /// The next part of the file, perhaps empty. Never waits.
+    /// The next part of the file, perhaps empty. Never waits. The file begins when nothing more passes unseen.
     pub fn take(&mut self) -> Vec<u8> {
+        if !self.has_begun() {
+            return Vec::new();
+        }
         self.names.refresh();
         self.fib.refresh();
         let Capture { catch, names, fib, file, left, steps, .. } = self;
@@ -191,8 +202,15 @@ impl Capture {
 
     /// A part of the file that says nothing.
     pub fn beat(&mut self) -> Vec<u8> {
+        if !self.has_begun() {
+            return Vec::new();
+        }
         self.file.beat();
         self.file.take()
+    }
+
+    fn has_begun(&self) -> bool {
+        self.begun.try_recv() == Err(TryRecvError::Disconnected)
     }
 
     /// As many frames as were asked for have been taken.
@@ -225,6 +243,7 @@ impl Agent {
         Ok(Capture {
             catch,
             _wake: Wake(self.workers.wakers()),
+            begun: self.workers.turning(),
             names: self.captures.names.reader(),
             fib: self.publication.reader(),
             file: Pcapng::new(snap as u32, &format!("node {}, filter: {}", self.plan.node, request.filter)),
@@ -261,8 +280,16 @@ impl Agent {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// As hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// What hexadecimal digits say; nothing where they are none.
+pub fn unhex(digits: &str) -> Option<Vec<u8>> {
+    let nibble = |digit: &u8| char::from(*digit).to_digit(16);
+    let byte = |pair: &[u8]| Some((nibble(&pair[0])? << 4 | nibble(pair.get(1)?)?) as u8);
+    digits.as_bytes().chunks(2).map(byte).collect()
 }
 
 /// The header of a record that the routes are asked about: of a tunnel's frame the inner one.

@@ -1,18 +1,22 @@
-//! One packet, injected at an endpoint and followed: the engine decides, as for every other.
+//! One packet, injected at an endpoint and followed: the engine decides, as for every other. And the far side of it: what
+//! a peer sends, considered as if it had arrived.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
+use std::time::SystemTime;
 
-use etherparse::PacketBuilder;
+use etherparse::{IpHeaders, Ipv4Header, PacketBuilder};
 use serde::{Deserialize, Serialize};
 
 use super::words::Names;
-use super::{Agent, CaptureError, hex};
+use super::{Agent, CaptureError, hex, unhex};
+use crate::agent::underlay::own_prefixes;
 use crate::capture::{Link, Way};
-use crate::dataplane::Command;
-use crate::dataplane::tap::{self, Wanted};
-use crate::dataplane::worker::Injection;
+use crate::dataplane::tap::{self, Outcome, Record, Wanted};
+use crate::dataplane::worker::{Entrance, Injection};
+use crate::dataplane::{Command, PortId};
 use crate::fib::Fib;
+use crate::wire::ipv4::Ipv4;
+use crate::wire::{Ecn, Protocol, ethernet, udp};
 
 /// The packet to be injected.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,13 +48,52 @@ pub enum Probe {
     Icmp,
 }
 
+/// What another node sends to this one, to be considered as if it had arrived.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ArrivalRequest {
+    /// How it was sent.
+    pub interface: Onto,
+    /// The IPv4 packet as it leaves the other node, outer headers first, in hexadecimal digits.
+    pub packet: String,
+}
+
+/// How a packet leaves for another node; the names are those of a capture's interfaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Onto {
+    /// Within an IPIP tunnel.
+    Ipip,
+    /// Within a VXLAN tunnel.
+    Vxlan,
+    /// Without encapsulation.
+    Direct,
+}
+
 /// What became of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trace {
+    /// The node that says so.
+    pub node: String,
     /// It was sent; otherwise nothing happened but that it was considered.
     pub sent: bool,
+    /// The node that it goes on to.
+    pub onward: Option<Onward>,
     /// At each place that it passed, and what was made of it.
     pub frames: Vec<Traced>,
+}
+
+/// Where a packet goes on to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Onward {
+    /// Name of the Node, or the address where none has it.
+    pub node: String,
+    /// Its address.
+    pub address: IpAddr,
+    /// How it is sent there.
+    pub interface: Onto,
+    /// It as it leaves, in hexadecimal digits, as [`ArrivalRequest`] takes it.
+    pub packet: String,
 }
 
 /// A frame at one place.
@@ -85,6 +128,9 @@ const DATA: &[u8] = b"margay trace";
 const SNAP: usize = 1024;
 const RECORDS: usize = 16;
 
+/// What is told of an injected packet; nothing where it could not even be injected.
+type Told = Result<Trace, CaptureError>;
+
 impl Agent {
     /// Injects a packet; `answer` gets what became of it, in a worker's thread.
     ///
@@ -93,7 +139,7 @@ impl Agent {
     pub fn trace(
         &self,
         request: &TraceRequest,
-        answer: impl FnOnce(Trace) + Send + 'static,
+        answer: impl FnOnce(Told) + Send + 'static,
     ) -> Result<(), CaptureError> {
         let endpoint = self.endpoint_called(&request.from)?;
         let mut attached = self.endpoints.values();
@@ -105,29 +151,127 @@ impl Agent {
         });
         let source = address.ok_or_else(|| CaptureError::NoEndpoint(request.from.clone()))?;
         let packet = packet(source, request)?;
-        let (names, fib, sent) = (Names::of(self), self.publication.reader(), request.send);
-        let tell = Box::new(move |records: Vec<tap::Record>| {
-            let fib: &Arc<Fib> = fib.current();
-            let frames = records.iter().map(|record| Traced {
-                interface: names.interface(record.port).name,
-                received: record.way == Way::In,
-                ethernet: tap::link(record.port) == Link::Ethernet,
-                bytes: hex(&record.bytes),
-                steps: names.steps(fib, record).iter().map(|step| Step::of(step)).collect(),
+        self.inject(Entrance::Workload(endpoint), packet, request.send, answer);
+        Ok(())
+    }
+
+    /// Considers what another node sends, as if it had arrived; nothing comes of it. `answer` gets what would, in a
+    /// worker's thread.
+    ///
+    /// # Errors
+    /// It is no packet, or one that would not reach the workers.
+    pub fn consider(
+        &self,
+        request: &ArrivalRequest,
+        answer: impl FnOnce(Told) + Send + 'static,
+    ) -> Result<(), CaptureError> {
+        let (entrance, bytes) = self.arrival(request).map_err(CaptureError::Packet)?;
+        self.inject(entrance, bytes, false, answer);
+        Ok(())
+    }
+
+    fn inject(
+        &self,
+        entrance: Entrance,
+        bytes: Vec<u8>,
+        send: bool,
+        answer: impl FnOnce(Told) + Send + 'static,
+    ) {
+        let (names, fib, node) = (Names::of(self), self.publication.reader(), self.plan.node.clone());
+        let tell = Box::new(move |records: Vec<Record>| {
+            let frames = records.iter().map(|record| traced(&names, fib.current(), record));
+            answer(match records.is_empty() {
+                true => Err(CaptureError::NoBuffer),
+                false => Ok(Trace {
+                    node,
+                    sent: send,
+                    onward: records.iter().find_map(|record| onward(&names, record)),
+                    frames: frames.collect(),
+                }),
             });
-            answer(Trace { sent, frames: frames.collect() });
         });
         let tap = tap::tap_of(Wanted { snap: SNAP, ..Wanted::default() }, RECORDS);
-        let injection = Injection { endpoint, packet, send: request.send, tap, tell };
+        let injection = Injection { entrance, bytes, send, tap, tell };
         // Each can send everything; the agent ends with the last of them.
         let worker = (0..).find(|index| !self.ended.contains_key(index)).unwrap_or_default();
         self.workers.tell(worker, Command::Inject(injection));
-        Ok(())
+    }
+
+    /// The port that takes it, and what that port receives; or why none does.
+    fn arrival(&self, request: &ArrivalRequest) -> Result<(Entrance, Vec<u8>), String> {
+        let node = &self.plan.node;
+        let bytes = unhex(&request.packet).ok_or("the packet is not in hexadecimal digits")?;
+        let ip = Ipv4::parse(&bytes).map_err(|error| format!("it is no IPv4 packet: {error}"))?;
+        let is_tunneled = request.interface != Onto::Direct;
+        if is_tunneled && IpAddr::V4(ip.dst()) != self.plan.address {
+            let address = self.plan.address;
+            return Err(format!(
+                "it goes to {}, but {node} has {address}: both nodes need the same Node resources",
+                ip.dst()
+            ));
+        }
+        let needs = self.underlay.needs();
+        let underlay = |port| Entrance::Underlay { port, peer: ip.src().into(), ecn: ip.ecn() };
+        match request.interface {
+            Onto::Ipip if !needs.ipip => Err(format!(
+                "{node} has no socket for IPIP, as no pool or route of its asks for it: both nodes need the same IPPools"
+            )),
+            Onto::Ipip => Ok((underlay(PortId::Ipip), ip.packet().to_vec())),
+            Onto::Vxlan => {
+                let port = needs.vxlan.ok_or_else(|| format!("{node} has no socket for VXLAN, as no pool or route of its asks for it: both nodes need the same IPPools"))?;
+                let datagram = udp::Udp::parse(ip.payload()).ok().filter(|_| ip.protocol() == Protocol::UDP);
+                let datagram = datagram.ok_or("it is no datagram")?;
+                if datagram.dst_port() != port {
+                    return Err(format!(
+                        "it goes to UDP port {}, but {node} takes VXLAN at {port}: both nodes need the same vxlanPort",
+                        datagram.dst_port()
+                    ));
+                }
+                Ok((underlay(PortId::Vxlan), datagram.payload().to_vec()))
+            }
+            Onto::Direct if self.rootless.is_some() => {
+                Err(format!("{node} takes nothing but VXLAN: it runs without raw sockets"))
+            }
+            Onto::Direct if !own_prefixes(&self.plan).iter().any(|own| own.contains(&ip.dst())) => {
+                Err(format!("{node} leaves it to its kernel: {} is in no block of its", ip.dst()))
+            }
+            Onto::Direct => {
+                // Nobody asks for the MACs.
+                let mut frame = vec![0; ethernet::HEADER_LEN];
+                frame[12..].copy_from_slice(&ethernet::EtherType::IPV4.0.to_be_bytes());
+                frame.extend_from_slice(ip.packet());
+                let (peer, ecn) = (Ipv4Addr::UNSPECIFIED.into(), Ecn::NotEct);
+                Ok((Entrance::Underlay { port: PortId::Underlay, peer, ecn }, frame))
+            }
+        }
+    }
+}
+
+/// Where a record of a frame that leaves says that it goes.
+fn onward(names: &Names, record: &Record) -> Option<Onward> {
+    let address = record.to.filter(|_| matches!(record.outcome, Outcome::Sent | Outcome::Kept))?;
+    let interface = match record.port? {
+        PortId::Ipip => Onto::Ipip,
+        PortId::Vxlan => Onto::Vxlan,
+        PortId::Direct => Onto::Direct,
+        PortId::Endpoint(_) | PortId::Underlay | PortId::Host | PortId::Errors => return None,
+    };
+    Some(Onward { node: names.node(address), address, interface, packet: hex(&record.bytes) })
+}
+
+fn traced(names: &Names, fib: &Fib, record: &Record) -> Traced {
+    Traced {
+        interface: names.interface(record.port).name,
+        received: record.way == Way::In,
+        ethernet: tap::link(record.port) == Link::Ethernet,
+        bytes: hex(&record.bytes),
+        steps: names.steps(fib, record).iter().map(|step| Step::of(step)).collect(),
     }
 }
 
 impl Step {
-    fn of(text: &str) -> Self {
+    /// Of a line of a capture's comment.
+    pub fn of(text: &str) -> Self {
         let (name, text) = text.split_once(": ").unwrap_or(("", text));
         Step { name: name.to_owned(), text: text.to_owned() }
     }
@@ -136,7 +280,15 @@ impl Step {
 fn packet(source: Ipv4Addr, request: &TraceRequest) -> Result<Vec<u8>, CaptureError> {
     let wrong = |text: &str| CaptureError::Packet(text.to_owned());
     let port = || request.port.ok_or_else(|| wrong("want a destination port: --tcp PORT or --udp PORT"));
-    let ip = PacketBuilder::ipv4(source.octets(), request.to.octets(), 64);
+    let mut header = Ipv4Header {
+        time_to_live: 64,
+        source: source.octets(),
+        destination: request.to.octets(),
+        ..Ipv4Header::default()
+    };
+    // Which one it is, for who finds it on another node.
+    header.identification = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().subsec_micros() as u16;
+    let ip = PacketBuilder::ip(IpHeaders::Ipv4(header, Default::default()));
     let mut packet = Vec::new();
     match request.probe {
         Probe::Tcp => ip.tcp(NUMBER, port()?, 1, 65_535).syn().write(&mut packet, &[]),

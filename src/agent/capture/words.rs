@@ -8,12 +8,13 @@ use std::net::{IpAddr, Ipv4Addr};
 use super::routed;
 use crate::agent::{Agent, counts};
 use crate::buf::Segmentation;
-use crate::capture::{Interface, Way};
+use crate::capture::{Header, Headers, Interface, Ip, Way};
 use crate::dataplane::engine::mtu;
 use crate::dataplane::tap::{self, Outcome, Record};
 use crate::dataplane::{Party, PortId, Verdict};
 use crate::fib::{Action, EndpointId, Fib};
 use crate::rib::{NodePlan, Route};
+use crate::verdict::DropReason;
 
 /// Names of what the workers know by numbers.
 #[derive(Debug, Default)]
@@ -72,7 +73,9 @@ impl Names {
     /// Each step of it.
     pub(super) fn steps(&self, fib: &Fib, record: &Record) -> Vec<String> {
         if record.way == Way::Out {
-            return vec![format!("socket: {}", self.outcome(fib, record))];
+            let encapsulated = outer(fib, record).map(|outer| format!("encapsulation: {outer}"));
+            let socket = format!("socket: {}", self.outcome(fib, record));
+            return encapsulated.into_iter().chain([socket]).collect();
         }
         let mut steps = vec![self.received(record)];
         let forwarded = match record.outcome {
@@ -83,8 +86,9 @@ impl Names {
             steps.push("ARP: answered with the gateway's MAC".into());
             return steps;
         }
-        if let (Some(_), Some(checked)) = (forwarded, self.antispoof(fib, record)) {
-            steps.push(checked);
+        if is_checked(record.outcome) {
+            steps.extend(outer(fib, record).map(|outer| format!("decapsulation: {outer}")));
+            steps.extend(self.antispoof(fib, record));
         }
         if let Some(ip) = routed(fib, record) {
             steps.push(self.lookup(fib, ip.dst));
@@ -157,8 +161,7 @@ impl Names {
     }
 
     fn exception(&self, outcome: Outcome) -> String {
-        let dropped =
-            |reason: crate::verdict::DropReason| format!("dropped: {reason}: {}", reason.explanation());
+        let dropped = |reason: DropReason| format!("dropped: {reason}: {}", reason.explanation());
         match outcome {
             Outcome::Dropped(reason) => dropped(reason),
             Outcome::Punted(reason, None) => format!("punted: {reason}: {}", reason.explanation()),
@@ -179,6 +182,13 @@ impl Names {
         counts::name_of(party, peers, |id| self.workloads.get(&id).cloned())
     }
 
+    /// Name of the peer that has an address, or the address.
+    pub(super) fn node(&self, address: IpAddr) -> String {
+        let mut peers = self.plan.iter().flat_map(|plan| &plan.peers);
+        let known = peers.find(|peer| peer.address == address);
+        known.map_or_else(|| address.to_string(), |peer| peer.name.clone())
+    }
+
     fn workload(&self, id: EndpointId) -> String {
         self.party(Party::Endpoint(id))
     }
@@ -186,6 +196,27 @@ impl Names {
 
 fn interface(name: String, description: &str, port: Option<PortId>) -> Interface {
     Interface { name, description: description.to_owned(), link: tap::link(port) }
+}
+
+/// Whether a frame that came in got as far as the lookup: its headers and its source are right.
+fn is_checked(outcome: Outcome) -> bool {
+    match outcome {
+        Outcome::Forwarded(_) | Outcome::Punted(..) => true,
+        Outcome::Dropped(reason) => matches!(reason, DropReason::Blackhole | DropReason::TransitRefused),
+        Outcome::Sent | Outcome::Refused { .. } | Outcome::Kept => false,
+    }
+}
+
+/// The outer header of a tunnel's frame.
+fn outer(fib: &Fib, record: &Record) -> Option<String> {
+    let what = match record.port? {
+        PortId::Ipip => "IPIP (protocol 4)".to_owned(),
+        PortId::Vxlan => format!("VXLAN (UDP port {}, VNI {})", fib.node().vxlan_port, fib.node().vni.0),
+        _ => return None,
+    };
+    let headers = Headers::of(tap::link(record.port), &record.bytes, fib.node().vxlan_port);
+    let Header::Ip(Ip { src, dst, .. }) = headers.iter().next()? else { return None };
+    Some(format!("{what} from {src} to {dst}"))
 }
 
 /// Of a packet that was not too long.
