@@ -5,6 +5,8 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use socket2::{Domain, Socket, Type};
+
 use super::BedError;
 use crate::sys::netns::Netns;
 
@@ -60,7 +62,7 @@ fn move_bytes(
     address: IpAddr,
     next: impl Fn(u64) -> Option<Piece>,
 ) -> Result<Transfer, BedError> {
-    let (sender, receiver) = connect(from, to, address)?;
+    let (sender, receiver) = connect(from, to, address, None)?;
     std::thread::scope(|scope| {
         let received = scope.spawn(move || receive(receiver));
         let sent_hash = send(sender, next).map_err(BedError::io(format!("send to {address} over TCP")))?;
@@ -72,15 +74,29 @@ fn move_bytes(
     })
 }
 
-/// Both ends of a new connection.
-pub(super) fn connect(from: &Netns, to: &Netns, address: IpAddr) -> Result<(TcpStream, TcpStream), BedError> {
+/// Both ends of a new connection, under a congestion control other than the system's if one is named.
+///
+/// It is named before the connection begins: one that began under BBR is paced by timers for as long as it lives, whatever
+/// it is told later (`sk_pacing_status`).
+pub(super) fn connect(
+    from: &Netns,
+    to: &Netns,
+    address: IpAddr,
+    congestion: Option<&str>,
+) -> Result<(TcpStream, TcpStream), BedError> {
     let listener = to
         .run(|| TcpListener::bind(SocketAddr::new(address, 0)))?
         .map_err(BedError::io(format!("listen at {address}")))?;
     let target = listener.local_addr().map_err(BedError::io(format!("listen at {address}")))?;
     let near = from
-        .run(|| TcpStream::connect_timeout(&target, PATIENCE))?
-        .map_err(BedError::io(format!("connect to {target}")))?;
+        .run(|| Socket::new(Domain::for_address(target), Type::STREAM, None))?
+        .map_err(BedError::io("open a TCP socket"))?;
+    if let Some(name) = congestion {
+        near.set_tcp_congestion(name.as_bytes())
+            .map_err(BedError::io(format!("use TCP congestion control {name}")))?;
+    }
+    near.connect_timeout(&target.into(), PATIENCE).map_err(BedError::io(format!("connect to {target}")))?;
+    let near = TcpStream::from(near);
     // The handshake is done, so this does not wait.
     let (far, _) = listener.accept().map_err(BedError::io(format!("accept at {target}")))?;
     for stream in [&near, &far] {

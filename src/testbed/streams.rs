@@ -7,8 +7,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use socket2::SockRef;
-
 use super::BedError;
 use super::stream::connect;
 use crate::sys::netns::Netns;
@@ -82,12 +80,7 @@ impl Streams {
         let mut streams =
             Self { shared: Arc::default(), ends: Vec::new(), threads: Vec::new(), target: address };
         for _ in 0..count {
-            let (near, far) = connect(from, to, address)?;
-            if let Some(name) = congestion {
-                SockRef::from(&near)
-                    .set_tcp_congestion(name.as_bytes())
-                    .map_err(BedError::io(format!("use TCP congestion control {name}")))?;
-            }
+            let (near, far) = connect(from, to, address, congestion)?;
             for end in [&near, &far] {
                 streams.ends.push(end.try_clone().map_err(BedError::io("duplicate a socket"))?);
             }
