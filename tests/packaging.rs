@@ -117,9 +117,9 @@ fn the_unit_runs_what_the_package_installs_with_options_that_the_program_knows()
             "EnvironmentFile" => assert!(installed.contains(value), "{value} is not in the package"),
             "ExecStart" | "ExecReload" => {
                 let (before, arguments) = value.split_once("margay run").unwrap();
-                let program = format!("{}margay", before.rsplit([' ', '\'']).next().unwrap());
+                let program = format!("{}margay", before.rsplit([' ', '(']).next().unwrap());
                 assert!(installed.contains(&program), "{program} is not in the package");
-                let options = arguments.split([' ', '\'']).filter(|word| word.starts_with('-'));
+                let options = arguments.split_whitespace().take_while(|word| word.starts_with('-'));
                 options.for_each(|option| assert!(known.contains(option), "margay run has no {option}"));
                 commands += 1;
             }
