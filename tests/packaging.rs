@@ -83,6 +83,11 @@ fn every_asset_of_the_package_is_there() {
         let (name, _) = page.split_once("(1)").unwrap();
         assert!(made.join(format!("man/{name}.1")).is_file(), "no manual page {name}(1)");
     }
+    // Who sets them in the default file finds them there.
+    let page = fs::read_to_string(made.join("man/margay-run.1")).unwrap();
+    for name in variables() {
+        assert!(page.contains(&name), "{name} is not in margay-run(1)");
+    }
 }
 
 #[test]
