@@ -605,10 +605,11 @@ fn the_old_daemon_stays_until_the_service_manager_knows_of_the_new_one() {
     junk.set_nonblocking(true).unwrap();
     while junk.send_to(b"X_JUNK=1", manager.place.path().join("notify")).is_ok() {}
     let mut second = manager.start(&lab, &control, &["--takeover"]);
-    let answers = format!("pid {}", second.id());
-    until("the second daemon answers", || {
-        let status = Command::new(margay()).args(["status", "--control-socket"]).arg(&control).output().unwrap();
-        String::from_utf8_lossy(&status.stdout).contains(&answers)
+    // The last of its threads to begin, after it has taken over.
+    until("the second daemon serves the control socket", || {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", second.id())).unwrap();
+        let names = threads.filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("comm")).ok());
+        names.into_iter().any(|name| name.trim() == "margay-control")
     });
     std::thread::sleep(Duration::from_millis(500));
     assert!(first.try_wait().unwrap().is_none(), "the first one has ended");
