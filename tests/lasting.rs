@@ -591,6 +591,34 @@ fn the_service_manager_is_told_what_the_daemon_does() {
     assert!(second.wait().unwrap().success());
 }
 
+/// A service manager takes the end of its main process for the end of the service.
+#[test]
+fn the_old_daemon_stays_until_the_service_manager_knows_of_the_new_one() {
+    let lab = build(LabSpec::new(Mode::Vxlan));
+    let manager = Manager::new();
+    let control = manager.place.path().join("control");
+    let mut first = manager.start(&lab, &control, &[]);
+    assert!(manager.hears().contains("READY=1"));
+
+    // It does not listen for a while.
+    let junk = UnixDatagram::unbound().unwrap();
+    junk.set_nonblocking(true).unwrap();
+    while junk.send_to(b"X_JUNK=1", manager.place.path().join("notify")).is_ok() {}
+    let mut second = manager.start(&lab, &control, &["--takeover"]);
+    // The last of its threads to begin, after it has taken over.
+    until("the second daemon serves the control socket", || {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", second.id())).unwrap();
+        let names = threads.filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("comm")).ok());
+        names.into_iter().any(|name| name.trim() == "margay-control")
+    });
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(first.try_wait().unwrap().is_none(), "the first one has ended");
+    while !manager.word().contains(&format!("MAINPID={}", second.id())) {}
+    assert!(first.wait().unwrap().success());
+    kill(Pid::from_raw(second.id().cast_signed()), Signal::SIGTERM).unwrap();
+    assert!(second.wait().unwrap().success());
+}
+
 /// systemd has a say in what the unit means; what can be held true without it is that it names what margay needs.
 #[test]
 fn the_unit_allows_what_the_daemon_needs_and_names_what_there_is() {

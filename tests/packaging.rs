@@ -83,6 +83,11 @@ fn every_asset_of_the_package_is_there() {
         let (name, _) = page.split_once("(1)").unwrap();
         assert!(made.join(format!("man/{name}.1")).is_file(), "no manual page {name}(1)");
     }
+    // Who sets them in the default file finds them there.
+    let page = fs::read_to_string(made.join("man/margay-run.1")).unwrap();
+    for name in variables() {
+        assert!(page.contains(&name), "{name} is not in margay-run(1)");
+    }
 }
 
 #[test]
@@ -117,9 +122,9 @@ fn the_unit_runs_what_the_package_installs_with_options_that_the_program_knows()
             "EnvironmentFile" => assert!(installed.contains(value), "{value} is not in the package"),
             "ExecStart" | "ExecReload" => {
                 let (before, arguments) = value.split_once("margay run").unwrap();
-                let program = format!("{}margay", before.rsplit([' ', '\'']).next().unwrap());
+                let program = format!("{}margay", before.rsplit([' ', '(']).next().unwrap());
                 assert!(installed.contains(&program), "{program} is not in the package");
-                let options = arguments.split([' ', '\'']).filter(|word| word.starts_with('-'));
+                let options = arguments.split_whitespace().take_while(|word| word.starts_with('-'));
                 options.for_each(|option| assert!(known.contains(option), "margay run has no {option}"));
                 commands += 1;
             }

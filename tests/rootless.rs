@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use lab::{build, moves_tcp, reaches_once, until};
 use margay::sys::netns::Netns;
-use margay::testbed::{Lab, LabSpec, Mode, NodeKind};
+use margay::testbed::{Lab, LabSpec, Mode, NodeKind, Steady, steady};
 use tempfile::TempDir;
 
 /// What is nobody's on every system.
@@ -66,9 +66,12 @@ fn give_to_nobody(lab: &mut Lab) -> Vec<Running> {
 
 /// The daemon of node-a as nobody, in the node's network namespace.
 fn run(lab: &Lab, program: &PathBuf) -> Child {
+    run_with(lab, program, &["--control-socket", "none"])
+}
+
+fn run_with(lab: &Lab, program: &PathBuf, arguments: &[&str]) -> Child {
     let mut command = Command::new(program);
-    command.args(["run", "--node", "node-a", "--control-socket", "none", "--resources"]);
-    command.arg(lab.resources.path());
+    command.args(["run", "--node", "node-a", "--resources"]).arg(lab.resources.path()).args(arguments);
     command.uid(NOBODY).gid(NOBODY).current_dir("/");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     // By a thread in the namespace: nobody's process could not enter it.
@@ -132,6 +135,42 @@ fn nobodys_pods_reach_each_other_and_a_calico_node_by_vxlan() {
     self::screen(&mut daemon.0);
     let [a, b] = &lab.nodes;
     reaches_once(&a.pods[0], &b.pods[0], 2);
+    end(&mut daemon);
+}
+
+/// Nobody's daemon hands over to nobody's: what it has open needs no privileges to be used.
+#[test]
+fn nobodys_daemon_takes_over_from_nobodys_without_loss() {
+    let (dir, program) = program();
+    std::os::unix::fs::chown(dir.path(), Some(NOBODY), Some(NOBODY)).unwrap();
+    let control = dir.path().join("control");
+    let arguments = ["--control-socket", control.to_str().unwrap()];
+    let mut lab = vxlan_with(NodeKind::Kernel);
+    let _processes = give_to_nobody(&mut lab);
+    let mut daemon = Running(run_with(&lab, &program, &arguments));
+    screen(&mut daemon.0);
+    let [from, to] = [0, 1].map(|node| lab.nodes[node].pods[0].netns.try_clone().unwrap());
+    lab.nodes[0].pods[0].wait(Duration::from_secs(10)).unwrap();
+    let address = lab.nodes[1].pods[0].address;
+    reaches_once(&lab.nodes[0].pods[0], &lab.nodes[1].pods[0], 2);
+
+    let spec = Steady { payload: 200, count: 12_000, rate: 4_000.0, outstanding: 500 };
+    let arrivals = std::thread::scope(|scope| {
+        let stream = scope.spawn(|| steady(&from, &to, address, spec).unwrap());
+        for _ in 0..3 {
+            let mut next = Running(run_with(&lab, &program, &["--takeover", arguments[0], arguments[1]]));
+            let screen = screen(&mut next.0);
+            assert!(screen.contains("endpoints  2 attached"), "{screen}");
+            assert_eq!(daemon.0.wait().unwrap().code(), Some(0));
+            daemon = next;
+        }
+        stream.join().unwrap()
+    });
+    assert_eq!((arrivals.sent, arrivals.lost), (spec.count, 0), "{arrivals:?}");
+    // It is whole: both ways, and between its own.
+    let [a, b] = &lab.nodes;
+    reaches_once(&a.pods[0], &a.pods[1], 1);
+    reaches_once(&b.pods[1], &a.pods[1], 2);
     end(&mut daemon);
 }
 

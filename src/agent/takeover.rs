@@ -6,7 +6,8 @@
 //! | old | `Answer::Offer`, then the descriptors; or `Answer::Refused` | goes on forwarding |
 //! | new | `Ready`: all is open, its workers rest | waits |
 //! | old | `Left`: its workers rest, what it knew | waits |
-//! | new | `Running`: its workers run | works |
+//! | new | `Running`: its workers run | works, and tells the service manager that it is the service's process |
+//! | new | closes the stream | |
 //! | old | – | ends, and leaves everything as it is |
 //!
 //! Between `Left` and `Running` nobody reads: what arrives waits in the queues of the TAPs and sockets, which are the same
@@ -111,12 +112,19 @@ struct Running {
     running: bool,
 }
 
+/// The daemon whose place was taken, which ends when this is dropped, or after five seconds.
+#[derive(Debug)]
+pub struct Predecessor {
+    _stream: UnixStream,
+}
+
 impl Agent {
-    /// Takes over from the daemon whose control socket is at `path`; without an error that one ends.
+    /// Takes over from the daemon whose control socket is at `path`; without an error that one ends, when its service
+    /// manager knows who goes on.
     ///
     /// # Errors
     /// As [`Self::start`], and [`TakeoverError`]; the other one goes on.
-    pub fn take_over(config: Config, path: &Path) -> Result<Self, AgentError> {
+    pub fn take_over(config: Config, path: &Path) -> Result<(Self, Predecessor), AgentError> {
         let mut stream = connect(path)?;
         let hello = Hello {
             takeover: VERSION,
@@ -145,7 +153,7 @@ impl Agent {
             // The other one has the queue until it has ended.
             agent.miss_queue();
         }
-        Ok(agent)
+        Ok((agent, Predecessor { _stream: stream }))
     }
 
     /// The control socket of the daemon whose place was taken, if it had one.
@@ -201,6 +209,9 @@ impl Agent {
         self.underlay.drain();
         say(stream, &Left { path_mtus: self.path_mtus() })?;
         hear::<Running>(stream)?;
+        // Until the end of the stream: were this process to end before the service manager knows of the other one, that
+        // would be the end of the service, and the other one ended with it.
+        let _ = stream.read(&mut [0]);
         Ok(hello.margay)
     }
 
@@ -322,7 +333,10 @@ fn say(stream: &mut UnixStream, message: &impl Serialize) -> Result<(), Takeover
 
 fn hear<T: DeserializeOwned>(stream: &mut UnixStream) -> Result<T, TakeoverError> {
     let mut length = [0; 4];
-    stream.read_exact(&mut length)?;
+    stream.read_exact(&mut length).map_err(|error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => io::Error::other("the other one ended, and its log says why"),
+        _ => error,
+    })?;
     let length = u32::from_be_bytes(length);
     if length > LIMIT {
         return Err(io::Error::other(format!("a message of {length} bytes")).into());

@@ -200,9 +200,9 @@ fn daemon(args: Args) -> Result<(), Box<dyn std::error::Error>> {
         probe_path_mtu: args.probe_path_mtu,
         floor,
     };
-    let mut agent = match args.takeover {
-        true => Agent::take_over(config, &args.control_socket)?,
-        false => Agent::start(config)?,
+    let (mut agent, predecessor) = match args.takeover {
+        true => Agent::take_over(config, &args.control_socket).map(|(agent, other)| (agent, Some(other)))?,
+        false => (Agent::start(config)?, None),
     };
     let socket = match agent.inherited_control() {
         Some(listener) => Some(Socket::inherit(listener, &args.control_socket)?),
@@ -217,7 +217,8 @@ fn daemon(args: Args) -> Result<(), Box<dyn std::error::Error>> {
         manager::live(remote.clone(), limit)?;
     }
     let server = Server::start(socket, web, remote)?;
-    manager::ready(&agent, args.takeover);
+    manager::ready(&agent, predecessor.is_some());
+    drop(predecessor);
     say(&format!("{}margay: ready\n", agent.screen()));
     match agent.run(&watcher, &signals, &requests)? {
         Ending::Stopped(counts) => say(&summary(&counts)),
