@@ -385,6 +385,22 @@ fn another_daemon_takes_over_without_loss() {
     }
 }
 
+/// A pod that has to ask for its gateway again has room for few packets meanwhile.
+#[test]
+fn a_pod_knows_its_gateway_over_a_takeover() {
+    let mut lab = start(LabSpec::new(Mode::Vxlan), &[]);
+    let (pod, _) = netns(&lab, 0, 0);
+    let knows = || {
+        let table = pod.run(|| std::fs::read_to_string("/proc/thread-self/net/arp")).unwrap().unwrap();
+        table.contains("169.254.1.1")
+    };
+    reaches(&pod, lab.nodes[1].pods[0].address, "before a takeover");
+    assert!(knows());
+    let old = lab.take_over(0, margay(), &[]).unwrap().unwrap();
+    until_ended(old.pid());
+    assert!(knows());
+}
+
 /// The new daemon's side, spoken by hand.
 struct Successor(UnixStream);
 

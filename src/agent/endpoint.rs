@@ -220,9 +220,11 @@ fn make_tap(
     let mut netlink = Netlink::open()?;
     let (interface, is_old) = open_tap(&mut netlink, plan, queues, held)?;
     let name = plan.interface.as_str();
-    let index = netlink.link(name)?.index;
+    let Link { index, mac, .. } = netlink.link(name)?;
     let mut changes = vec![LinkChange::Mtu(mtu.into()), LinkChange::TxQueueLen(QUEUE_LEN)];
-    changes.extend(plan.mac.map(LinkChange::Mac));
+    // Also for the MAC that it has the pod's kernel forgets its gateway's, and of what it sends until it has asked again keeps
+    // some hundred packets.
+    changes.extend(plan.mac.filter(|wanted| mac != Some(*wanted)).map(LinkChange::Mac));
     netlink.set_link(index, &changes)?;
     if interface.offloads.has_tso() {
         // Kernels before 3.10 do not know it: then super-frames are of 64 KiB, and still fit a slot.
