@@ -608,7 +608,8 @@ fn the_old_daemon_stays_until_the_service_manager_knows_of_the_new_one() {
     // The last of its threads to begin, after it has taken over.
     until("the second daemon serves the control socket", || {
         let threads = std::fs::read_dir(format!("/proc/{}/task", second.id())).unwrap();
-        let names = threads.filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("comm")).ok());
+        let names =
+            threads.filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("comm")).ok());
         names.into_iter().any(|name| name.trim() == "margay-control")
     });
     std::thread::sleep(Duration::from_millis(500));

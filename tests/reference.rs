@@ -83,7 +83,8 @@ fn the_book_has_every_page_and_no_link_leads_nowhere() {
     let book = docs().canonicalize().unwrap();
     for page in &pages {
         for target in links(page) {
-            let found = target.canonicalize().is_ok_and(|target| target.is_file() && target.starts_with(&book));
+            let found =
+                target.canonicalize().is_ok_and(|target| target.is_file() && target.starts_with(&book));
             assert!(found, "{} links to {}, which the book has not", page.display(), target.display());
         }
     }
