@@ -45,6 +45,12 @@ impl Frame {
         }
     }
 
+    /// Takes it away. What stays in its place is no frame: it owns nothing, and no pool takes it.
+    #[inline(always)]
+    pub fn take(&mut self) -> Frame {
+        std::mem::replace(self, Frame::new(u32::MAX, 0, 0, 0))
+    }
+
     /// Bytes from the first to the last.
     #[inline]
     pub fn len(&self) -> usize {

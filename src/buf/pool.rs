@@ -92,18 +92,7 @@ impl Pool {
         assert!(size > 0, "parts have bytes");
         while frame.len() > usize::from(size) {
             let end = frame.start + u32::from(size);
-            parts.push(Frame {
-                pool: frame.pool,
-                slot: frame.slot,
-                start: frame.start,
-                end,
-                floor: frame.floor,
-                offload: frame.offload,
-                peer: frame.peer,
-                peer_index: frame.peer_index,
-                ecn: frame.ecn,
-                flow: frame.flow,
-            });
+            parts.push(Frame { end, ..frame });
             self.shares[frame.slot as usize] += 1;
             (frame.start, frame.floor) = (end, end);
         }

@@ -215,8 +215,9 @@ pub(super) type Ledger = BTreeMap<Party, Arc<Account>>;
 /// A worker's accounts.
 pub(super) struct Accounts {
     endpoints: Vec<Option<Arc<Account>>>,
-    /// In the order of the FIB's peers.
-    peers: Vec<(IpAddr, Arc<Account>)>,
+    /// In the order of the FIB's peers, whose addresses stand beside.
+    peers: Vec<Arc<Account>>,
+    addresses: Vec<IpAddr>,
     underlay: Arc<Account>,
     host: Arc<Account>,
     gone: Arc<Account>,
@@ -232,7 +233,8 @@ impl Accounts {
             account
         });
         let counters = Arc::clone(counters);
-        Accounts { endpoints: Vec::new(), peers: Vec::new(), underlay, host, gone, counters }
+        let (endpoints, peers, addresses) = Default::default();
+        Accounts { endpoints, peers, addresses, underlay, host, gone, counters }
     }
 
     /// Opens an endpoint's.
@@ -257,22 +259,24 @@ impl Accounts {
     /// Has an account for each peer of `fib`, and for no others.
     pub(super) fn follow(&mut self, fib: &Fib) {
         let addresses = || fib.peers().iter().map(|peer| peer.address);
-        if addresses().eq(self.peers.iter().map(|(address, _)| *address)) {
+        if addresses().eq(self.addresses.iter().copied()) {
             return;
         }
         let mut ledger = self.counters.ledger();
-        let mut before: HashMap<IpAddr, Arc<Account>> = self.peers.drain(..).collect();
-        self.peers.extend(addresses().map(|address| (address, before.remove(&address).unwrap_or_default())));
+        let mut before: HashMap<IpAddr, Arc<Account>> =
+            self.addresses.drain(..).zip(self.peers.drain(..)).collect();
+        self.addresses.extend(addresses());
+        self.peers.extend(addresses().map(|address| before.remove(&address).unwrap_or_default()));
         for (address, account) in before {
             self.gone.inherit(&account);
             ledger.remove(&Party::Peer(address));
         }
-        let opened = self.peers.iter().map(|(address, account)| (Party::Peer(*address), Arc::clone(account)));
-        ledger.extend(opened);
+        let opened = self.addresses.iter().zip(&self.peers);
+        ledger.extend(opened.map(|(address, account)| (Party::Peer(*address), Arc::clone(account))));
     }
 
     /// Whose account it is; `fib` is the one last followed.
-    #[inline]
+    #[inline(always)]
     pub(super) fn of(&self, fib: &Fib, party: Party) -> &Account {
         match party {
             Party::Endpoint(id) => match self.endpoints.get(id.0 as usize) {
@@ -280,7 +284,7 @@ impl Accounts {
                 _ => &self.gone,
             },
             Party::Peer(IpAddr::V4(address)) => match fib.peer_at(address) {
-                Some(id) => self.peers.get(id.0 as usize).map_or(&self.underlay, |(_, account)| account),
+                Some(id) => self.of_peer(id.0),
                 None => &self.underlay,
             },
             Party::Peer(IpAddr::V6(_)) | Party::Underlay => &self.underlay,
@@ -292,16 +296,18 @@ impl Accounts {
     /// Of a peer, by its place in the FIB last followed.
     #[inline(always)]
     pub(super) fn of_peer(&self, index: u32) -> &Account {
-        self.peers.get(index as usize).map_or(&self.underlay, |(_, account)| account)
+        self.peers.get(index as usize).unwrap_or(&self.underlay)
     }
 
-    /// Of what a port did not send.
+    /// Of what a port sends, or does not.
+    #[inline(always)]
     pub(super) fn of_port(&self, fib: &Fib, id: PortId) -> &Account {
         self.of(fib, party_of(id))
     }
 }
 
 /// With whom is counted what a port did not send.
+#[inline(always)]
 pub(super) fn party_of(id: PortId) -> Party {
     match id {
         PortId::Endpoint(id) => Party::Endpoint(id),
@@ -311,7 +317,7 @@ pub(super) fn party_of(id: PortId) -> Party {
 }
 
 /// Who handed in a frame that a port received and that the engine did not pass on.
-#[inline]
+#[inline(always)]
 pub(super) fn origin(fib: &Fib, id: PortId, pool: &Pool, frame: &Frame) -> Origin {
     match id {
         PortId::Endpoint(endpoint) => Origin::Workload(endpoint),

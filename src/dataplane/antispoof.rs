@@ -38,7 +38,7 @@ pub fn tunnel_from_workload(fib: &Fib, tunnel: decap::Kind) -> Result<(), DropRe
 
 /// A packet out of the tunnel of `peer`, its outer source, must come from what the FIB sends back to that peer,
 /// or from the peer itself (RFC 1812 5.3.8; standards S3 and S4). Whoever is no peer has no such source. Which peer it is.
-#[inline]
+#[inline(always)]
 pub fn inner_source(fib: &Fib, source: Ipv4Addr, peer: IpAddr) -> Result<PeerId, DropReason> {
     if is_martian(source) {
         return Err(DropReason::SourceMartian);
@@ -73,7 +73,7 @@ pub fn blame(fib: &Fib, peer: IpAddr, reason: DropReason) -> DropReason {
 
 /// A packet that arrived without encapsulation may come from anywhere but from this node. Which peer has its source, if
 /// one does.
-#[inline]
+#[inline(always)]
 pub fn direct_source(fib: &Fib, source: Ipv4Addr) -> Result<Option<PeerId>, DropReason> {
     if is_martian(source) {
         return Err(DropReason::SourceMartian);

@@ -63,32 +63,25 @@ impl Tally {
         self.sent.iter().chain(&self.punted).chain(&self.dropped).sum()
     }
 
-    fn cells(&self) -> impl Iterator<Item = &u64> {
-        std::iter::once(&self.input)
-            .chain(&self.sent)
-            .chain(&self.punted)
-            .chain(&self.dropped)
-            .chain(&self.anomalies)
-            .chain(&self.icmp_errors)
-            .chain(&self.batches)
-            .chain([&self.batched])
+    /// All counts, a kind in each group.
+    fn groups(&self) -> [&[u64]; 8] {
+        let one = std::slice::from_ref;
+        let Tally { input, sent, punted, dropped, anomalies, icmp_errors, batches, batched } = self;
+        [one(input), sent, punted, dropped, anomalies, icmp_errors, batches, one(batched)]
     }
 
-    fn cells_mut(&mut self) -> impl Iterator<Item = &mut u64> {
-        std::iter::once(&mut self.input)
-            .chain(&mut self.sent)
-            .chain(&mut self.punted)
-            .chain(&mut self.dropped)
-            .chain(&mut self.anomalies)
-            .chain(&mut self.icmp_errors)
-            .chain(&mut self.batches)
-            .chain([&mut self.batched])
+    /// The same, to change.
+    fn groups_mut(&mut self) -> [&mut [u64]; 8] {
+        let Tally { input, sent, punted, dropped, anomalies, icmp_errors, batches, batched } = self;
+        let (input, batched) = (std::slice::from_mut(input), std::slice::from_mut(batched));
+        [input, sent, punted, dropped, anomalies, icmp_errors, batches, batched]
     }
 }
 
 impl std::ops::AddAssign<&Tally> for Tally {
     fn add_assign(&mut self, other: &Tally) {
-        for (cell, more) in self.cells_mut().zip(other.cells()) {
+        for (cell, more) in self.groups_mut().into_iter().flatten().zip(other.groups().into_iter().flatten())
+        {
             *cell += more;
         }
     }
@@ -123,9 +116,18 @@ impl Counters {
     /// Adds `tally` and clears it. Only the worker that owns the counters calls this, so a load and a
     /// store suffice where a shared counter would need a locked addition.
     pub fn publish(&self, tally: &mut Tally) {
-        for (cell, count) in self.cells.iter().zip(tally.cells_mut()).filter(|(_, count)| **count != 0) {
-            cell.store(cell.load(Ordering::Relaxed) + *count, Ordering::Relaxed);
-            *count = 0;
+        let mut rest = &self.cells[..];
+        for counts in tally.groups_mut() {
+            let (cells, others) = rest.split_at(counts.len());
+            rest = others;
+            // In most turns there is nothing of most kinds: one look at all of them, not one at each.
+            if counts.iter().fold(0, |any, count| any | count) == 0 {
+                continue;
+            }
+            for (cell, count) in cells.iter().zip(counts) {
+                cell.store(cell.load(Ordering::Relaxed) + *count, Ordering::Relaxed);
+                *count = 0;
+            }
         }
     }
 
@@ -144,7 +146,7 @@ impl Counters {
     /// The totals so far.
     pub fn read(&self) -> Tally {
         let mut tally = Tally::default();
-        for (count, cell) in tally.cells_mut().zip(self.cells.iter()) {
+        for (count, cell) in tally.groups_mut().into_iter().flatten().zip(self.cells.iter()) {
             *count = cell.load(Ordering::Relaxed);
         }
         tally

@@ -31,7 +31,7 @@ pub struct Decapsulated {
 }
 
 /// Strips the outer headers. What remains is the inner IPv4 packet, whole and trimmed, its ECN field set.
-#[inline]
+#[inline(always)]
 pub fn decapsulate(
     fib: &Fib,
     kind: Kind,
@@ -52,6 +52,8 @@ pub fn decapsulate(
             if outer.protocol() != Protocol::IPIP {
                 return Err(DropReason::InnerNotIpv4);
             }
+            // I10: what follows the outer total length is no part of the packet.
+            frame.truncate(outer.total_len());
             (outer.ecn(), outer.header_len())
         }
         Kind::Vxlan => {
@@ -59,12 +61,6 @@ pub fn decapsulate(
             (frame.ecn, VxlanHeader::LEN)
         }
     };
-    let outer_len = match kind {
-        Kind::Ipip => usize::from(u16::from_be_bytes([bytes[2], bytes[3]])),
-        Kind::Vxlan => bytes.len(),
-    };
-    // I10: what follows the outer total length is no part of the packet.
-    frame.truncate(outer_len);
     frame.strip(stripped);
 
     let ip = Ipv4::parse(pool.bytes(frame))?;
@@ -93,7 +89,7 @@ fn carry_mark(outer: Ecn, ip: &mut [u8], packet: &mut Packet) -> Result<Option<A
 }
 
 /// VXLAN as Calico's device takes it, but for reserved bits: RFC 7348 5 says to ignore them.
-#[inline]
+#[inline(always)]
 fn strip_vxlan(fib: &Fib, bytes: &[u8]) -> Result<(), DropReason> {
     let vxlan = Vxlan::parse(bytes)?;
     if vxlan.vni() != fib.node().vni {
@@ -111,7 +107,7 @@ fn strip_vxlan(fib: &Fib, bytes: &[u8]) -> Result<(), DropReason> {
 
 /// Finds out whether a peer left the transport checksum undone, for no header tells: a kernel's tunnel device
 /// over a virtual underlay sends inner packets with the pseudo-header's sum only.
-#[inline]
+#[inline(always)]
 fn recognise_checksum(ip: &Ipv4<'_>) -> Option<PartialChecksum> {
     let field = match ip.protocol() {
         Protocol::TCP => 16,

@@ -426,7 +426,7 @@ fn check_offload(ip: &Ipv4<'_>, frame: &Frame) -> Result<(), DropReason> {
 }
 
 /// The tunnel that a packet would be taken for by a node that it reaches.
-#[inline]
+#[inline(always)]
 fn tunnel_of(fib: &Fib, ip: &Ipv4<'_>) -> Option<decap::Kind> {
     if ip.protocol() == Protocol::IPIP {
         return Some(decap::Kind::Ipip);

@@ -1,8 +1,12 @@
-//! A worker's ports, and the frames that wait to be sent by them in this turn.
+//! A worker's ports, and the frames in its hand: received by one port, to be sent by others in this turn.
+//!
+//! A frame stays at its place in the hand from when it was received until it is sent: to queue it is to note its place.
+
+use std::io;
 
 use crate::buf::{Frame, Pool};
 use crate::fib::EndpointId;
-use crate::io::{FRAMES, Port, TxReport};
+use crate::io::{FRAMES, Port, Rx, TxReport};
 use crate::verdict::Sent;
 
 /// Which port.
@@ -29,6 +33,7 @@ const FIXED: usize = 6;
 
 impl PortId {
     /// Its place in a dense table.
+    #[inline(always)]
     pub(super) fn index(self) -> usize {
         match self {
             PortId::Ipip => 0,
@@ -58,8 +63,9 @@ pub(super) struct Slot {
     pub(super) port: Box<dyn Port>,
     /// This worker receives from it.
     pub(super) receives: bool,
-    /// First and last of its frames in `queued`.
-    queue: Option<(u16, u16)>,
+    /// Places of the first and the last frame of its queue; none while it is empty.
+    first: u16,
+    last: u16,
     /// How many in the queue are ARP replies.
     replies: u64,
 }
@@ -70,8 +76,10 @@ pub(super) struct Ports {
     slots: Vec<Option<Slot>>,
     /// Places whose queues hold frames.
     dirty: Vec<usize>,
-    /// The frames of all queues, and for each the next one of its queue: a queue costs a port nothing.
-    queued: Vec<(Option<Frame>, u16)>,
+    /// All frames that the worker has.
+    hand: Vec<Frame>,
+    /// For each the place of the next one of its queue: a queue costs a port nothing.
+    next: Vec<u16>,
     /// A queue on its way out.
     batch: Vec<Frame>,
 }
@@ -88,8 +96,9 @@ impl Ports {
         if self.slots.len() <= index {
             self.slots.resize_with(index + 1, || None);
         }
-        self.slots[index] = Some(Slot { id, port, receives, queue: None, replies: 0 });
-        self.queued.reserve(FRAMES);
+        self.slots[index] = Some(Slot { id, port, receives, first: NONE, last: NONE, replies: 0 });
+        self.hand.reserve(FRAMES);
+        self.next.reserve(FRAMES);
         self.batch.reserve(FRAMES);
     }
 
@@ -101,54 +110,71 @@ impl Ports {
         self.slots.get_mut(index)?.as_mut()
     }
 
-    /// Queues a frame; gives it back when there is no such port, or when all must be flushed first.
-    #[inline(always)]
-    pub(super) fn queue(&mut self, id: PortId, frame: Frame, is_reply: bool) -> Result<(), Refused> {
-        let index = id.index();
-        let Some(Some(slot)) = self.slots.get_mut(index) else { return Err(Refused::Absent(frame)) };
-        if self.queued.len() == FRAMES {
-            return Err(Refused::Full(frame));
-        }
-        let place = self.queued.len() as u16;
-        slot.queue = match slot.queue {
-            None => {
-                self.dirty.push(index);
-                Some((place, place))
-            }
-            Some((first, last)) => {
-                self.queued[usize::from(last)].1 = place;
-                Some((first, place))
-            }
-        };
-        slot.replies += u64::from(is_reply);
-        self.queued.push((Some(frame), NONE));
-        Ok(())
+    /// Takes a batch in hand, which was empty; `None` when there is no such port.
+    pub(super) fn receive(&mut self, index: usize, pool: &mut Pool) -> Option<io::Result<Rx>> {
+        debug_assert!(self.hand.is_empty(), "what was received before has been sent");
+        let slot = self.slots.get_mut(index)?.as_mut()?;
+        let received = slot.port.rx(pool, &mut self.hand);
+        self.next.resize(self.hand.len(), NONE);
+        Some(received)
     }
 
-    /// Sends all that is queued, and hands each port's report to `tell`: where the frames went, how many of
-    /// them were ARP replies, and how many bytes they all had. Before that, `to_peer` hears of each frame for a peer.
+    /// Takes a frame in hand, and says where; all must be flushed first when the hand is full.
+    pub(super) fn hold(&mut self, frame: Frame) -> usize {
+        self.hand.push(frame);
+        self.next.push(NONE);
+        self.hand.len() - 1
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.hand.len() >= FRAMES
+    }
+
+    /// The frames in hand; each is queued, or [taken](Frame::take) from there.
+    #[inline(always)]
+    pub(super) fn hand(&mut self) -> &mut [Frame] {
+        &mut self.hand
+    }
+
+    /// Queues the frame at a place in hand; false when there is no such port.
+    #[inline(always)]
+    pub(super) fn queue(&mut self, id: PortId, place: usize, is_reply: bool) -> bool {
+        let index = id.index();
+        let Some(Some(slot)) = self.slots.get_mut(index) else { return false };
+        match slot.first {
+            NONE => {
+                self.dirty.push(index);
+                slot.first = place as u16;
+            }
+            _ => self.next[usize::from(slot.last)] = place as u16,
+        }
+        slot.last = place as u16;
+        slot.replies += u64::from(is_reply);
+        true
+    }
+
+    /// Sends all that is queued; the hand is empty then. `leaving` hears of each port's frames before, `tell` has the port's
+    /// report after: where the frames went, how many of them were ARP replies, and how many bytes those had that were sent.
     #[inline]
     pub(super) fn flush(
         &mut self,
         pool: &mut Pool,
-        to_peer: impl Fn(PortId, &Frame),
+        leaving: impl Fn(PortId, &[Frame]),
         mut tell: impl FnMut(PortId, Sent, u64, u64, TxReport),
     ) {
         for index in self.dirty.drain(..) {
             let Some(Some(slot)) = self.slots.get_mut(index) else { continue };
-            let mut next = slot.queue.take().map_or(NONE, |(first, _)| first);
+            let mut place = std::mem::replace(&mut slot.first, NONE);
             let mut bytes = 0;
-            while let Some((frame, after)) = self.queued.get_mut(usize::from(next)) {
-                if let Some(frame) = frame.take() {
-                    bytes += frame.len() as u64;
-                    if let PortId::Ipip | PortId::Vxlan | PortId::Direct = slot.id {
-                        to_peer(slot.id, &frame);
-                    }
-                    self.batch.push(frame);
-                }
-                next = *after;
+            while let (Some(frame), Some(next)) =
+                (self.hand.get_mut(usize::from(place)), self.next.get(usize::from(place)))
+            {
+                bytes += frame.len() as u64;
+                self.batch.push(frame.take());
+                place = *next;
             }
             let count = self.batch.len() as u64;
+            leaving(slot.id, &self.batch);
             let report = slot.port.tx(pool, &mut self.batch);
             let replies = std::mem::take(&mut slot.replies).min(report.sent);
             if report.sent < count {
@@ -157,16 +183,11 @@ impl Ports {
             }
             tell(slot.id, slot.id.sent(), replies, bytes, report);
         }
-        self.queued.clear();
+        self.hand.clear();
+        self.next.clear();
     }
 }
 
 /// After the last frame of a queue: no place.
 const NONE: u16 = u16::MAX;
 const _: () = assert!(FRAMES < NONE as usize);
-
-/// Why a frame was not queued.
-pub(super) enum Refused {
-    Absent(Frame),
-    Full(Frame),
-}

@@ -9,6 +9,7 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,13 +17,13 @@ use crossbeam::channel::{Receiver, Sender};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 
-use super::accounts::{self, Accounts, Form, Party, Traffic};
+use super::accounts::{self, Accounts, Form, Traffic};
 use super::counters::batch_size;
 use super::decap::Kind;
 use super::engine::{Engine, Noted, Origin, Tables, Verdict};
 use super::neighbor::{Neighbor, Neighbors, Resolution};
 use super::paths::{Change, Paths};
-use super::ports::{PortId, Ports, Refused};
+use super::ports::{PortId, Ports};
 use super::ready::Ready;
 use super::specimens::{Credit, Specimen};
 use super::spin::Spin;
@@ -159,7 +160,10 @@ pub struct Worker {
     waker: Arc<Waker>,
     ready: Ready,
     spin: Spin,
-    batch: Vec<Frame>,
+    /// Of the frames in hand, in their order.
+    verdicts: Vec<Result<Verdict, DropReason>>,
+    /// And their lengths as they were received, where they are a peer's.
+    lens: Vec<usize>,
     made: Vec<Made>,
     tally: Tally,
     accounts: Accounts,
@@ -190,8 +194,6 @@ pub enum Flow {
 /// Who looks at frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Eyes {
-    /// Nobody.
-    None,
     /// Captures.
     Captures,
     /// Who wants to know what would become of a frame: nothing does.
@@ -220,7 +222,8 @@ impl Worker {
             waker,
             ready: Ready::default(),
             spin: Spin::new(Duration::ZERO),
-            batch: Vec::with_capacity(FRAMES),
+            verdicts: Vec::with_capacity(FRAMES),
+            lens: Vec::with_capacity(FRAMES),
             made: Vec::with_capacity(FRAMES),
             tally: Tally::default(),
             accounts,
@@ -434,7 +437,7 @@ impl Worker {
     fn receive(&mut self, index: usize) -> Rx {
         let Some(slot) = self.ports.get(index) else { return Rx::Drained };
         let (id, is_polled) = (slot.id, slot.port.readiness().is_none());
-        let received = slot.port.rx(&mut self.pool, &mut self.batch);
+        let Some(received) = self.ports.receive(index, &mut self.pool) else { return Rx::Drained };
         self.forward(id);
         self.originate();
         self.flush();
@@ -453,7 +456,7 @@ impl Worker {
     #[inline]
     fn forward(&mut self, id: PortId) {
         let fib = Arc::clone(self.fib.current());
-        let count = self.batch.len();
+        let count = self.ports.hand().len();
         self.tally.input += count as u64;
         if count > 0 {
             self.tally.batches[batch_size(count)] += 1;
@@ -461,53 +464,111 @@ impl Worker {
             self.counters.note_free(self.pool.available());
         }
         if let PortId::Endpoint(_) | PortId::Host = id {
-            let bytes = self.batch.iter().map(|frame| frame.len() as u64).sum();
+            let bytes = self.ports.hand().iter().map(|frame| frame.len() as u64).sum();
             let traffic = Traffic { frames: count as u64, bytes };
             self.accounts.of_port(&fib, id).received(Form::Plain, traffic);
         }
-        self.pass(&fib, id, if self.taps.is_on() { Eyes::Captures } else { Eyes::None });
+        match self.taps.is_on() {
+            false => self.pass(&fib, id),
+            true => self.pass_seen(&fib, id, Eyes::Captures),
+        }
     }
 
-    /// What the engine decides is carried out, unless a frame is only considered. The one place that decides, so that
-    /// the engine stands in its loop.
-    fn pass(&mut self, fib: &Fib, id: PortId, eyes: Eyes) {
-        let mut batch = std::mem::take(&mut self.batch);
-        if eyes != Eyes::None {
-            self.taps.begin();
+    /// What the engine decides of the frames in hand is carried out, after all is decided.
+    #[inline(always)]
+    fn pass(&mut self, fib: &Fib, id: PortId) {
+        let count = self.ports.hand().len();
+        self.decide(fib, id, 0..count);
+        let mut verdicts = std::mem::take(&mut self.verdicts);
+        for (place, verdict) in verdicts.drain(..).enumerate() {
+            self.follow(fib, id, verdict, place);
         }
-        for mut frame in batch.drain(..) {
-            if eyes != Eyes::None {
-                self.show_received(fib, id, &frame);
-            }
-            let verdict = self.decide(fib, id, &mut frame);
-            if eyes != Eyes::None {
-                self.show_verdict(fib, verdict, &frame, eyes);
-            }
-            match verdict {
-                _ if eyes == Eyes::Consider => self.pool.put(frame),
-                Ok(Verdict::Punt(reason)) => {
-                    let origin = accounts::origin(fib, id, &self.pool, &frame);
-                    self.punt(fib, Some(id), Punted { reason, origin, is_made: false, frame });
-                }
-                Ok(verdict) => self.queue(verdict, frame),
-                Err(reason) => {
-                    let origin = accounts::origin(fib, id, &self.pool, &frame);
-                    self.drop_frame(fib, (Some(id), origin), reason, frame);
-                }
+        self.verdicts = verdicts;
+    }
+
+    /// The same, each frame by itself, while somebody looks; where they are only considered, nothing is carried out.
+    #[cold]
+    fn pass_seen(&mut self, fib: &Fib, id: PortId, eyes: Eyes) {
+        self.taps.begin();
+        for place in 0..self.ports.hand().len() {
+            self.show_received(fib, id, place);
+            self.decide(fib, id, place..place + 1);
+            let Some(verdict) = self.verdicts.pop() else { continue };
+            self.show_verdict(fib, verdict, place, eyes);
+            match eyes {
+                Eyes::Captures => self.follow(fib, id, verdict, place),
+                Eyes::Consider => self.pool.put(self.ports.hand()[place].take()),
             }
         }
-        self.batch = batch;
+    }
+
+    /// What the engine says of frames that came in by a port. The one place that asks it, so that each way in stands in a
+    /// loop of its own.
+    #[inline(never)]
+    fn decide(&mut self, fib: &Fib, id: PortId, places: Range<usize>) {
+        let Worker { engine, pool, ports, neighbors, verdicts, lens, .. } = self;
+        let tables = Tables { fib, neighbors };
+        let frames = &mut ports.hand()[places.clone()];
+        if form_of(id).is_some() {
+            lens.extend(frames.iter().map(Frame::len));
+        }
+        let frames = frames.iter_mut();
+        match id {
+            PortId::Endpoint(endpoint) => {
+                verdicts.extend(frames.map(|frame| engine.from_workload(tables, endpoint, pool, frame)));
+            }
+            PortId::Host => verdicts.extend(frames.map(|frame| engine.from_host(tables, pool, frame))),
+            PortId::Errors => verdicts.extend(frames.map(|_| Ok(Verdict::Punt(PuntReason::TunnelError)))),
+            PortId::Ipip | PortId::Vxlan => {
+                let kind = if id == PortId::Ipip { Kind::Ipip } else { Kind::Vxlan };
+                verdicts.extend(frames.map(|frame| engine.from_tunnel(tables, kind, pool, frame)));
+            }
+            PortId::Underlay | PortId::Direct => {
+                verdicts.extend(frames.map(|frame| engine.from_underlay(tables, pool, frame)));
+            }
+        }
+        if let Some(form) = form_of(id) {
+            self.count_received(form, places);
+        }
+    }
+
+    /// Counts what is right with the peers that sent it. In a loop of its own, where one frame's way to its account does
+    /// not keep the next one waiting.
+    fn count_received(&mut self, form: Form, places: Range<usize>) {
+        let frames = &self.ports.hand()[places];
+        for ((frame, verdict), bytes) in frames.iter().zip(&self.verdicts).zip(self.lens.drain(..)) {
+            if verdict.is_ok() {
+                let traffic = Traffic { frames: 1, bytes: bytes as u64 };
+                self.accounts.of_peer(frame.peer_index).received(form, traffic);
+            }
+        }
+    }
+
+    /// Carries out what the engine decided of a frame that came in by a port.
+    #[inline(always)]
+    fn follow(&mut self, fib: &Fib, id: PortId, verdict: Result<Verdict, DropReason>, place: usize) {
+        match verdict {
+            Ok(Verdict::Punt(reason)) => {
+                let frame = self.ports.hand()[place].take();
+                let origin = accounts::origin(fib, id, &self.pool, &frame);
+                self.punt(fib, Some(id), Punted { reason, origin, is_made: false, frame });
+            }
+            Ok(verdict) => self.queue(verdict, place),
+            Err(reason) => self.drop_received(fib, id, reason, place),
+        }
     }
 
     #[cold]
-    fn show_received(&mut self, fib: &Fib, id: PortId, frame: &Frame) {
+    fn show_received(&mut self, fib: &Fib, id: PortId, place: usize) {
+        let frame = &self.ports.hand()[place];
         let origin = accounts::origin(fib, id, &self.pool, frame);
         self.taps.received(fib, Some(id), origin.into(), &self.pool, frame);
     }
 
     /// What is punted is told when the slow path has done with it, unless nobody asks that.
     #[cold]
-    fn show_verdict(&mut self, fib: &Fib, verdict: Result<Verdict, DropReason>, frame: &Frame, eyes: Eyes) {
+    fn show_verdict(&mut self, fib: &Fib, verdict: Result<Verdict, DropReason>, place: usize, eyes: Eyes) {
+        let frame = &self.ports.hand()[place];
         match (verdict, eyes) {
             (Ok(Verdict::Punt(reason)), Eyes::Consider) => self.taps.ended(Outcome::Punted(reason, None)),
             (Ok(Verdict::Punt(_)), _) => {}
@@ -517,24 +578,6 @@ impl Worker {
             (Ok(verdict), _) => self.taps.forwarded(fib, verdict, Outcome::Sent, (&self.pool, frame)),
             (Err(reason), _) => self.taps.ended(Outcome::Dropped(reason)),
         }
-    }
-
-    /// What the engine says of a frame that came in by a port.
-    #[inline(always)]
-    fn decide(&mut self, fib: &Fib, id: PortId, frame: &mut Frame) -> Result<Verdict, DropReason> {
-        let tables = Tables { fib, neighbors: &self.neighbors };
-        let (pool, engine) = (&mut self.pool, &mut self.engine);
-        let bytes = frame.len() as u64;
-        let (verdict, form) = match id {
-            PortId::Endpoint(endpoint) => return engine.from_workload(tables, endpoint, pool, frame),
-            PortId::Host => return engine.from_host(tables, pool, frame),
-            PortId::Errors => return Ok(Verdict::Punt(PuntReason::TunnelError)),
-            PortId::Ipip => (engine.from_tunnel(tables, Kind::Ipip, pool, frame)?, Form::Ipip),
-            PortId::Vxlan => (engine.from_tunnel(tables, Kind::Vxlan, pool, frame)?, Form::Vxlan),
-            PortId::Underlay | PortId::Direct => (engine.from_underlay(tables, pool, frame)?, Form::Plain),
-        };
-        self.accounts.of_peer(frame.peer_index).received(form, Traffic { frames: 1, bytes });
-        Ok(verdict)
     }
 
     /// A frame as if it had been received.
@@ -549,7 +592,7 @@ impl Worker {
         match send {
             true => {
                 self.taps.add(tap);
-                self.batch.push(frame);
+                self.ports.hold(frame);
                 self.forward(id);
                 self.originate();
                 self.flush();
@@ -559,8 +602,9 @@ impl Worker {
                 // What is counted and noted of it, nobody reads.
                 let accounts = std::mem::replace(&mut self.accounts, Accounts::new(&Counters::new()));
                 let fib = Arc::clone(self.fib.current());
-                self.batch.push(frame);
-                self.pass(&fib, id, Eyes::Consider);
+                self.ports.hold(frame);
+                self.pass_seen(&fib, id, Eyes::Consider);
+                self.flush();
                 self.engine.noted();
                 self.accounts = accounts;
                 self.taps.replace(others);
@@ -619,12 +663,6 @@ impl Worker {
         if self.taps.is_on() {
             self.taps.ended(Outcome::Punted(reason, nothing));
         }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn keep_frame(&mut self, reason: DropReason, party: Party, id: Option<PortId>, frame: &Frame) {
-        self.keep(reason, Specimen::new(party, id, self.pool.bytes(frame)));
     }
 
     #[cold]
@@ -691,7 +729,11 @@ impl Worker {
         if self.taps.is_on() {
             self.taps.forwarded(fib, verdict, Outcome::Sent, (&self.pool, &frame));
         }
-        self.queue(verdict, frame);
+        if self.ports.is_full() {
+            self.flush();
+        }
+        let place = self.ports.hold(frame);
+        self.queue(verdict, place);
     }
 
     /// The same where it does not.
@@ -699,7 +741,11 @@ impl Worker {
         if self.taps.is_on() {
             self.taps.ended(Outcome::Dropped(reason));
         }
-        self.drop_frame(fib, (None, origin), reason, frame);
+        self.count_drop(fib, origin, reason);
+        if self.credit.allows(reason, self.now) {
+            self.keep(reason, Specimen::new(origin.into(), None, self.pool.bytes(&frame)));
+        }
+        self.pool.put(frame);
     }
 
     /// A packet waited in the slow path, and goes nowhere.
@@ -715,7 +761,7 @@ impl Worker {
     }
 
     #[inline(always)]
-    fn queue(&mut self, verdict: Verdict, frame: Frame) {
+    fn queue(&mut self, verdict: Verdict, place: usize) {
         let (id, is_reply) = match verdict {
             Verdict::Workload(id) => (PortId::Endpoint(id), false),
             Verdict::Reply(id) => (PortId::Endpoint(id), true),
@@ -723,43 +769,26 @@ impl Worker {
             Verdict::Vxlan => (PortId::Vxlan, false),
             Verdict::Direct => (PortId::Direct, false),
             Verdict::Host => (PortId::Host, false),
-            Verdict::Punt(_) => return self.drop_unsent(PortId::Host, DropReason::TooBigUnsplittable, frame),
+            Verdict::Punt(_) => return self.drop_unsent(PortId::Host, DropReason::TooBigUnsplittable, place),
         };
-        if let Err(refused) = self.ports.queue(id, frame, is_reply) {
-            self.queue_again(id, refused, is_reply);
+        if !self.ports.queue(id, place, is_reply) {
+            self.drop_unsent(id, absent(id), place);
         }
     }
 
-    /// Flushes a full queue first.
-    #[cold]
-    fn queue_again(&mut self, id: PortId, refused: Refused, is_reply: bool) {
-        let frame = match refused {
-            Refused::Absent(frame) => return self.drop_unsent(id, absent(id), frame),
-            Refused::Full(frame) => frame,
-        };
-        self.flush();
-        if let Err(Refused::Absent(frame) | Refused::Full(frame)) = self.ports.queue(id, frame, is_reply) {
-            self.drop_unsent(id, absent(id), frame);
-        }
-    }
-
-    /// Of a frame that did not come as far as a port to send it.
-    #[inline]
-    fn drop_frame(
-        &mut self,
-        fib: &Fib,
-        (id, origin): (Option<PortId>, Origin),
-        reason: DropReason,
-        frame: Frame,
-    ) {
+    /// Of a frame that came in by a port and not as far as one to send it.
+    #[inline(always)]
+    fn drop_received(&mut self, fib: &Fib, id: PortId, reason: DropReason, place: usize) {
+        let frame = self.ports.hand()[place].take();
+        let origin = accounts::origin(fib, id, &self.pool, &frame);
         self.count_drop(fib, origin, reason);
         if self.credit.allows(reason, self.now) {
-            self.keep_frame(reason, origin.into(), id, &frame);
+            self.keep(reason, Specimen::new(origin.into(), Some(id), self.pool.bytes(&frame)));
         }
         self.pool.put(frame);
     }
 
-    #[inline]
+    #[inline(always)]
     fn count_drop(&mut self, fib: &Fib, origin: Origin, reason: DropReason) {
         self.tally.dropped[reason.index()] += 1;
         self.accounts.of(fib, origin.into()).dropped(reason, 1);
@@ -767,11 +796,12 @@ impl Worker {
 
     /// Of a frame for a port that cannot have it.
     #[cold]
-    fn drop_unsent(&mut self, id: PortId, reason: DropReason, frame: Frame) {
+    fn drop_unsent(&mut self, id: PortId, reason: DropReason, place: usize) {
+        let frame = self.ports.hand()[place].take();
         self.tally.dropped[reason.index()] += 1;
         self.accounts.of_port(self.fib.current(), id).dropped(reason, 1);
         if self.credit.allows(reason, self.now) {
-            self.keep_frame(reason, accounts::party_of(id), Some(id), &frame);
+            self.keep(reason, Specimen::new(accounts::party_of(id), Some(id), self.pool.bytes(&frame)));
         }
         if self.taps.is_on() {
             self.taps.unsent(reason);
@@ -782,29 +812,30 @@ impl Worker {
     #[inline]
     fn flush(&mut self) {
         let Worker { ports, pool, fib, tally, accounts, taps, last_complaint, now, events, .. } = self;
-        // Not when it is queued: what has just been written is slow to be read.
-        let to_peer = |id, frame: &Frame| {
-            let form = match id {
-                PortId::Ipip => Form::Ipip,
-                PortId::Vxlan => Form::Vxlan,
-                _ => Form::Plain,
-            };
-            let traffic = Traffic { frames: 1, bytes: frame.len() as u64 };
-            accounts.of_peer(frame.peer_index).sent(form, traffic);
+        // Not as they are queued: what has just been written is slow to be read.
+        let leaving = |id, frames: &[Frame]| {
+            let Some(form) = form_of(id) else { return };
+            for frame in frames {
+                let traffic = Traffic { frames: 1, bytes: frame.len() as u64 };
+                accounts.of_peer(frame.peer_index).sent(form, traffic);
+            }
         };
-        ports.flush(pool, to_peer, |id, sent, replies, bytes, report: TxReport| {
+        ports.flush(pool, leaving, |id, sent, replies, bytes, report: TxReport| {
+            let account = accounts.of_port(fib.current(), id);
             if let PortId::Endpoint(_) | PortId::Host = id {
-                let traffic = Traffic { frames: report.sent, bytes };
-                accounts.of_port(fib.current(), id).sent(Form::Plain, traffic);
+                account.sent(Form::Plain, Traffic { frames: report.sent, bytes });
             }
             tally.sent[sent.index()] += report.sent - replies;
             tally.sent[Sent::ArpReply.index()] += replies;
+            if report.full + report.failed == 0 {
+                return;
+            }
             for (reason, count) in
                 [(DropReason::TxQueueFull, report.full), (DropReason::TxFailed, report.failed)]
             {
                 if count > 0 {
                     tally.dropped[reason.index()] += count;
-                    accounts.of_port(fib.current(), id).dropped(reason, count);
+                    account.dropped(reason, count);
                     if taps.is_on() {
                         taps.refused(id, reason, count);
                     }
@@ -821,6 +852,17 @@ impl Worker {
     /// What was counted so far, and how many slots are free: for tests between turns.
     pub fn inspect(&self) -> (Tally, usize) {
         (self.counters.read(), self.pool.available())
+    }
+}
+
+/// How frames stand at a port that has peers behind it.
+#[inline(always)]
+fn form_of(id: PortId) -> Option<Form> {
+    match id {
+        PortId::Ipip => Some(Form::Ipip),
+        PortId::Vxlan => Some(Form::Vxlan),
+        PortId::Direct | PortId::Underlay => Some(Form::Plain),
+        PortId::Endpoint(_) | PortId::Host | PortId::Errors => None,
     }
 }
 

@@ -50,7 +50,7 @@ impl Endpoint {
 
     /// True when the workload may send from `address` although it is not its own (Calico's
     /// `allowSpoofedSourcePrefixes`).
-    #[cold]
+    #[inline]
     pub fn may_spoof(&self, address: Ipv4Addr) -> bool {
         self.spoofed.iter().any(|prefix| prefix.contains(&address))
     }

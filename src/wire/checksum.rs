@@ -116,7 +116,7 @@ fn sum_rest(rest: &[u8]) -> u64 {
 }
 
 /// Sums an IPv4 header without options: [`sum`] of a length known to the compiler.
-#[inline]
+#[inline(always)]
 pub(super) fn sum_20(bytes: &[u8; 20]) -> Sum {
     let (words, _) = bytes.as_chunks::<4>();
     from_native(words.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum())

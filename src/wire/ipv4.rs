@@ -48,7 +48,7 @@ impl<'a> Ipv4<'a> {
     /// # Errors
     /// In this order: [`Malformed::Ipv4Truncated`] under 20 bytes, [`Malformed::Ipv4Version`],
     /// [`Malformed::Ipv4HeaderLength`], [`Malformed::Ipv4TotalLength`], [`Malformed::Ipv4Checksum`].
-    #[inline]
+    #[inline(always)]
     pub fn parse(bytes: &'a [u8]) -> Result<Self, Malformed> {
         let (fixed, header_len) = Self::parse_fixed(bytes)?;
         let total_len = usize::from(u16::from_be_bytes([fixed[2], fixed[3]]));
@@ -84,7 +84,7 @@ impl<'a> Ipv4<'a> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn parse_fixed(bytes: &'a [u8]) -> Result<(&'a [u8; MIN_HEADER_LEN], usize), Malformed> {
         let fixed: &[u8; MIN_HEADER_LEN] = bytes.first_chunk().ok_or(Malformed::Ipv4Truncated)?;
         if fixed[0] >> 4 != 4 {
