@@ -49,7 +49,8 @@ class Margay(Candidate):
         with open(f"{directory}/all.yaml", "w") as f:
             f.write(text)
         for n in lab.nodes:
-            lab.daemon(n, f"margay run --node node{n.i} --resources {directory} --workers {WORKERS} {self.options}",
+            lab.daemon(n, f"margay run --node node{n.i} --resources {directory} --workers {WORKERS} "
+                          f"--control-socket none --web none {self.options}",
                        ready=lambda: all(lab.has_link(p.ns, "eth0") for p in n.pods))
 
 

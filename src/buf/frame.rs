@@ -51,6 +51,11 @@ impl Frame {
         std::mem::replace(self, Frame::new(u32::MAX, 0, 0, 0))
     }
 
+    /// Whether it was [taken](Self::take) from here.
+    pub(crate) fn is_taken(&self) -> bool {
+        self.pool == u32::MAX
+    }
+
     /// Bytes from the first to the last.
     #[inline]
     pub fn len(&self) -> usize {

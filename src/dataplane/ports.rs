@@ -183,6 +183,10 @@ impl Ports {
             }
             tell(slot.id, slot.id.sent(), replies, bytes, report);
         }
+        debug_assert!(
+            self.hand.iter().all(Frame::is_taken),
+            "what is in hand is queued, or taken from there"
+        );
         self.hand.clear();
         self.next.clear();
     }
