@@ -12,14 +12,11 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use lab::{build, margay, reaches, start, until, until_ended};
+use lab::{NOBODY, build, margay, margay_for_all, reaches, start, until, until_ended};
 use margay::control::socket::Socket;
 use margay::testbed::{Lab, LabSpec, Mode, Ping, Workdir, ping};
 use nix::sys::signal::Signal;
 use serde_json::Value;
-
-/// What is nobody's on every system.
-const NOBODY: u32 = 65534;
 
 /// Runs `margay ARGUMENTS` for the daemon at `socket`.
 fn ask(socket: &Path, arguments: &[&str]) -> Output {
@@ -338,15 +335,12 @@ fn without_a_daemon_is_said_what_to_do() {
 
 #[test]
 fn the_socket_is_for_its_group_only() {
-    let place = Workdir::new().unwrap();
-    fs::set_permissions(place.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let (place, program) = margay_for_all();
     let path = place.path().join("new/margay.sock");
     let socket = Socket::listen(&path, Some("12345")).unwrap();
     let found = fs::metadata(&path).unwrap();
     assert_eq!((found.mode() & 0o7777, found.gid()), (0o660, 12345));
 
-    let program = place.path().join("margay");
-    fs::copy(margay(), &program).unwrap();
     let mut command = Command::new(&program);
     command.args(["status", "--control-socket"]).arg(&path).uid(NOBODY).gid(NOBODY);
     refused(command.output().unwrap(), &["12345", "member"]);
@@ -360,12 +354,9 @@ fn the_socket_is_for_its_group_only() {
 fn a_member_of_the_group_may_ask_and_not_take_over() {
     let lab = start(LabSpec::new(Mode::Vxlan), &[]);
     let socket = socket_of(&lab, 0);
-    let place = Workdir::new().unwrap();
-    fs::set_permissions(place.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let (_place, program) = margay_for_all();
     fs::set_permissions(socket.parent().unwrap(), fs::Permissions::from_mode(0o750)).unwrap();
     fs::set_permissions(lab.resources.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    let program = place.path().join("margay");
-    fs::copy(margay(), &program).unwrap();
     let group = fs::metadata(&socket).unwrap().gid();
     let as_member = |arguments: &[&str]| {
         let mut command = Command::new(&program);

@@ -10,16 +10,13 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use lab::{build, margay, reaches, start, until, until_ended};
+use lab::{NOBODY, build, margay, margay_for_all, reaches, start, until, until_ended};
 use margay::rib::Attach;
 use margay::sys::netlink::{Family, LinkChange, Vxlan};
 use margay::sys::netns::Netns;
 use margay::testbed::{Lab, LabSpec, Mode, Ping, ping};
 use margay::wire::MacAddr;
 use nix::sys::signal::Signal;
-
-/// What is nobody's on every system.
-const NOBODY: u32 = 65534;
 
 /// How a command ended that is expected to end by itself.
 #[derive(Debug)]
@@ -330,10 +327,7 @@ fn a_missing_privilege_is_named() {
     // The user that starts it may read the resources, so that only privileges are missing.
     let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     std::fs::set_permissions(lab.resources.path(), open).unwrap();
-    let copy = margay::testbed::Workdir::new().unwrap();
-    let program = copy.path().join("margay");
-    std::fs::copy(margay(), &program).unwrap();
-    std::fs::set_permissions(copy.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let (_place, program) = margay_for_all();
     let mut command = Command::new(&program);
     command.args(["run", "--control-socket", "none", "--node", "node-a", "--resources"]);
     command.arg(lab.resources.path());

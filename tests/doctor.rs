@@ -1,22 +1,18 @@
 //! `margay doctor`, as root and as nobody, with everything there and with something taken away.
 
-use std::fs;
+mod lab;
+
 use std::net::{Ipv4Addr, UdpSocket};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
 use std::process::Command;
 
+use lab::{NOBODY, margay_for_all};
 use margay::sys::netlink::{LinkChange, Vxlan};
 use margay::sys::netns::Netns;
 use margay::wire::MacAddr;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use serde_json::Value;
-use tempfile::TempDir;
-
-/// What is nobody's on every system.
-const NOBODY: u32 = 65534;
 
 /// What it said, and how it ended.
 struct Said {
@@ -52,15 +48,6 @@ impl Said {
     }
 }
 
-/// The program, where everybody may run it: the build directory may be closed to others.
-fn program() -> (TempDir, PathBuf) {
-    let dir = tempfile::tempdir().unwrap();
-    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    let program = dir.path().join("margay");
-    fs::copy(env!("CARGO_BIN_EXE_margay"), &program).unwrap();
-    (dir, program)
-}
-
 /// The doctor in a namespace, as who the test is.
 fn doctor(netns: &Netns) -> Command {
     let mut command = netns.command(env!("CARGO_BIN_EXE_margay")).unwrap();
@@ -89,7 +76,7 @@ fn root_has_every_mode_and_nothing_is_left() {
 
 #[test]
 fn nobody_has_vxlan_with_taps_and_is_told_what_the_others_lack() {
-    let (_dir, program) = program();
+    let (_dir, program) = margay_for_all();
     let netns = Netns::create().unwrap();
     // By a thread in the namespace: nobody's process could not enter it.
     let run = |mode: &str| {

@@ -10,13 +10,9 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use lab::{build, moves_tcp, reaches_once, until};
+use lab::{NOBODY, build, margay_for_all, moves_tcp, reaches_once, until};
 use margay::sys::netns::Netns;
 use margay::testbed::{Lab, LabSpec, Mode, NodeKind, Steady, steady};
-use tempfile::TempDir;
-
-/// What is nobody's on every system.
-const NOBODY: u32 = 65534;
 
 /// A process that is killed at the end.
 struct Running(Child);
@@ -26,15 +22,6 @@ impl Drop for Running {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
-}
-
-/// The program, where everybody may run it: the build directory may be closed to others.
-fn program() -> (TempDir, PathBuf) {
-    let dir = tempfile::tempdir().unwrap();
-    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    let program = dir.path().join("margay");
-    fs::copy(env!("CARGO_BIN_EXE_margay"), &program).unwrap();
-    (dir, program)
 }
 
 /// Nobody's process in a user and a network namespace of its own.
@@ -99,7 +86,7 @@ fn vxlan_with(peer: NodeKind) -> Lab {
 
 #[test]
 fn nobodys_pods_reach_each_other_and_a_calico_node_by_vxlan() {
-    let (_dir, program) = program();
+    let (_dir, program) = margay_for_all();
     let mut lab = vxlan_with(NodeKind::Kernel);
     let _processes = give_to_nobody(&mut lab);
     let mut daemon = Running(run(&lab, &program));
@@ -141,7 +128,7 @@ fn nobodys_pods_reach_each_other_and_a_calico_node_by_vxlan() {
 /// Nobody's daemon hands over to nobody's: what it has open needs no privileges to be used.
 #[test]
 fn nobodys_daemon_takes_over_from_nobodys_without_loss() {
-    let (dir, program) = program();
+    let (dir, program) = margay_for_all();
     std::os::unix::fs::chown(dir.path(), Some(NOBODY), Some(NOBODY)).unwrap();
     let control = dir.path().join("control");
     let arguments = ["--control-socket", control.to_str().unwrap()];
@@ -183,7 +170,7 @@ fn end(daemon: &mut Running) {
 
 #[test]
 fn other_modes_are_refused_with_the_reason() {
-    let (_dir, program) = program();
+    let (_dir, program) = margay_for_all();
     for (mode, what) in [
         (Mode::Ipip, "pool 10.65.0.0/16 says IPIP"),
         (Mode::None, "pool 10.65.0.0/16 says no encapsulation"),
@@ -204,7 +191,7 @@ fn other_modes_are_refused_with_the_reason() {
 /// A namespace that root made is not nobody's to enter: that is said of the endpoint, and the others work.
 #[test]
 fn a_pod_of_somebody_elses_is_not_attached_and_the_others_are() {
-    let (_dir, program) = program();
+    let (_dir, program) = margay_for_all();
     let mut lab = vxlan_with(NodeKind::Kernel);
     let theirs = lab.nodes[0].pods.pop().unwrap();
     let _processes = give_to_nobody(&mut lab);

@@ -1,19 +1,34 @@
 //! What the tests in namespaces share: a lab that runs, and claims about its traffic.
 #![allow(dead_code, reason = "every test binary uses a part of it")]
 
+use std::fs::Permissions;
 use std::io::{Error, Read};
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use etherparse::Ipv4HeaderSlice;
 use margay::sys::netns::Netns;
-use margay::testbed::{Capture, Frame, Lab, LabSpec, Ping, Pod, ping, transfer, udp_echo};
+use margay::testbed::{Capture, Frame, Lab, LabSpec, Ping, Pod, Workdir, ping, transfer, udp_echo};
 use socket2::{Domain, Socket, Type};
 
 /// The program under test.
 pub(crate) fn margay() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_margay"))
+}
+
+/// What is nobody's on every system.
+pub(crate) const NOBODY: u32 = 65534;
+
+/// The program where everybody may run it, as the build directory may be closed to others; and a directory that everybody may
+/// look into.
+pub(crate) fn margay_for_all() -> (Workdir, PathBuf) {
+    let place = Workdir::new().unwrap();
+    std::fs::set_permissions(place.path(), Permissions::from_mode(0o755)).unwrap();
+    let program = place.path().join("margay");
+    std::fs::copy(margay(), &program).unwrap();
+    (place, program)
 }
 
 /// A lab with its daemons running.
