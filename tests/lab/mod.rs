@@ -6,6 +6,7 @@ use std::io::{Error, Read};
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use etherparse::Ipv4HeaderSlice;
@@ -27,7 +28,10 @@ pub(crate) fn margay_for_all() -> (Workdir, PathBuf) {
     let place = Workdir::new().unwrap();
     std::fs::set_permissions(place.path(), Permissions::from_mode(0o755)).unwrap();
     let program = place.path().join("margay");
-    std::fs::copy(margay(), &program).unwrap();
+    // By another process: one that a test forks meanwhile would have the copy open for writing, and until it has begun its own
+    // program nobody could run it (ETXTBSY).
+    let copied = Command::new("cp").args([margay(), &program]).status().unwrap();
+    assert!(copied.success(), "cp: {copied}");
     (place, program)
 }
 
