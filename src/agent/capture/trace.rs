@@ -1,8 +1,8 @@
 //! One packet, injected at an endpoint and followed: the engine decides, as for every other. And the far side of it: what
 //! a peer sends, considered as if it had arrived.
 
+use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, Ipv4Addr};
-use std::time::SystemTime;
 
 use etherparse::{IpHeaders, Ipv4Header, PacketBuilder};
 use serde::{Deserialize, Serialize};
@@ -286,8 +286,8 @@ fn packet(source: Ipv4Addr, request: &TraceRequest) -> Result<Vec<u8>, CaptureEr
         destination: request.to.octets(),
         ..Ipv4Header::default()
     };
-    // Which one it is, for who finds it on another node.
-    header.identification = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().subsec_micros() as u16;
+    // Which one it is, for who finds it on another node: by chance, as the standard library has it.
+    header.identification = RandomState::new().hash_one(request.to) as u16;
     let ip = PacketBuilder::ip(IpHeaders::Ipv4(header, Default::default()));
     let mut packet = Vec::new();
     match request.probe {
