@@ -218,13 +218,16 @@ fn make_tap(
     held: Option<Vec<OwnedFd>>,
 ) -> Result<MadeTap, AttachError> {
     let mut netlink = Netlink::open()?;
+    let was_open = held.is_some();
     let (interface, is_old) = open_tap(&mut netlink, plan, queues, held)?;
     let name = plan.interface.as_str();
     let Link { index, mac, .. } = netlink.link(name)?;
     let mut changes = vec![LinkChange::Mtu(mtu.into()), LinkChange::TxQueueLen(QUEUE_LEN)];
-    // Also for the MAC that it has the pod's kernel forgets its gateway's, and of what it sends until it has asked again keeps
-    // some hundred packets.
-    changes.extend(plan.mac.filter(|wanted| mac != Some(*wanted)).map(LinkChange::Mac));
+    // Told a MAC, be it the one that it has, the pod's kernel forgets its gateway's and asks again at once. That is what it has to do
+    // where nobody had its interface open: what it asked meanwhile was lost, and it would wait a second. Where somebody had, it
+    // must not: of what it sends until it has its answer it keeps some hundred packets.
+    let forgets = is_old && !was_open;
+    changes.extend(plan.mac.or(mac).filter(|wanted| forgets || mac != Some(*wanted)).map(LinkChange::Mac));
     netlink.set_link(index, &changes)?;
     if interface.offloads.has_tso() {
         // Kernels before 3.10 do not know it: then super-frames are of 64 KiB, and still fit a slot.
