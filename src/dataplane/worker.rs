@@ -7,6 +7,10 @@
 //! (which others read). On the fast path it allocates nothing, takes no lock, logs nothing, and reads the
 //! clock once a turn.
 
+mod injection;
+mod originated;
+mod seen;
+
 use std::io;
 use std::net::IpAddr;
 use std::ops::Range;
@@ -21,13 +25,13 @@ use super::accounts::{self, Accounts, Form, Traffic};
 use super::counters::batch_size;
 use super::decap::Kind;
 use super::engine::{Engine, Noted, Origin, Tables, Verdict};
-use super::neighbor::{Neighbor, Neighbors, Resolution};
+use super::neighbor::{Neighbor, Neighbors};
 use super::paths::{Change, Paths};
 use super::ports::{PortId, Ports};
 use super::ready::Ready;
 use super::specimens::{Credit, Specimen};
 use super::spin::Spin;
-use super::tap::{Catch, Outcome, Record, Tap, Taps};
+use super::tap::{Outcome, Tap, Taps};
 use super::{Counters, Tally};
 use crate::buf::{Frame, Pool};
 use crate::fib::{EndpointId, Fib, Reader};
@@ -35,8 +39,9 @@ use crate::io::{FRAMES, Port, Rx, TxReport};
 use crate::slowpath::probe::Prober;
 use crate::slowpath::{Made, Punted, SlowPath};
 use crate::verdict::{Anomaly, DropReason, PuntReason, Sent};
-use crate::wire::ethernet::{self, EtherType};
-use crate::wire::{Ecn, MacAddr};
+
+pub use injection::{Entrance, Injection};
+use seen::Eyes;
 
 /// What the agent tells a worker.
 pub enum Command {
@@ -69,36 +74,6 @@ pub enum Command {
     },
     /// Leave the loop, which may be entered again.
     Stop,
-}
-
-/// Where an injected frame seems to come in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Entrance {
-    /// An endpoint: its workload seems to have sent the IPv4 packet.
-    Workload(EndpointId),
-    /// A port of the underlay, which receives the bytes as they are.
-    Underlay {
-        /// Which.
-        port: PortId,
-        /// Outer source of what comes by a tunnel.
-        peer: IpAddr,
-        /// Outer ECN of what comes by VXLAN.
-        ecn: Ecn,
-    },
-}
-
-/// A frame that nobody sent.
-pub struct Injection {
-    /// Where.
-    pub entrance: Entrance,
-    /// The packet, or what the port receives.
-    pub bytes: Vec<u8>,
-    /// Carry out what the engine decides; otherwise nothing is sent, answered or counted.
-    pub send: bool,
-    /// Copies it, and nothing else.
-    pub tap: (Catch, Tap),
-    /// Gets the records: the frame as it went in, as it left, and what the slow path made.
-    pub tell: Box<dyn FnOnce(Vec<Record>) + Send>,
 }
 
 /// What a worker tells the agent.
@@ -189,15 +164,6 @@ pub enum Flow {
     Continue,
     /// [`Command::Stop`] came.
     Stop,
-}
-
-/// Who looks at frames.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Eyes {
-    /// Captures.
-    Captures,
-    /// Who wants to know what would become of a frame: nothing does.
-    Consider,
 }
 
 impl Worker {
@@ -486,22 +452,6 @@ impl Worker {
         self.verdicts = verdicts;
     }
 
-    /// The same, each frame by itself, while somebody looks; where they are only considered, nothing is carried out.
-    #[cold]
-    fn pass_seen(&mut self, fib: &Fib, id: PortId, eyes: Eyes) {
-        self.taps.begin();
-        for place in 0..self.ports.hand().len() {
-            self.show_received(fib, id, place);
-            self.decide(fib, id, place..place + 1);
-            let Some(verdict) = self.verdicts.pop() else { continue };
-            self.show_verdict(fib, verdict, place, eyes);
-            match eyes {
-                Eyes::Captures => self.follow(fib, id, verdict, place),
-                Eyes::Consider => self.pool.put(self.ports.hand()[place].take()),
-            }
-        }
-    }
-
     /// What the engine says of frames that came in by a port. The one place that asks it, so that each way in stands in a
     /// loop of its own.
     #[inline(never)]
@@ -558,93 +508,6 @@ impl Worker {
         }
     }
 
-    #[cold]
-    fn show_received(&mut self, fib: &Fib, id: PortId, place: usize) {
-        let frame = &self.ports.hand()[place];
-        let origin = accounts::origin(fib, id, &self.pool, frame);
-        self.taps.received(fib, Some(id), origin.into(), &self.pool, frame);
-    }
-
-    /// What is punted is told when the slow path has done with it, unless nobody asks that.
-    #[cold]
-    fn show_verdict(&mut self, fib: &Fib, verdict: Result<Verdict, DropReason>, place: usize, eyes: Eyes) {
-        let frame = &self.ports.hand()[place];
-        match (verdict, eyes) {
-            (Ok(Verdict::Punt(reason)), Eyes::Consider) => self.taps.ended(Outcome::Punted(reason, None)),
-            (Ok(Verdict::Punt(_)), _) => {}
-            (Ok(verdict), Eyes::Consider) => {
-                self.taps.forwarded(fib, verdict, Outcome::Kept, (&self.pool, frame));
-            }
-            (Ok(verdict), _) => self.taps.forwarded(fib, verdict, Outcome::Sent, (&self.pool, frame)),
-            (Err(reason), _) => self.taps.ended(Outcome::Dropped(reason)),
-        }
-    }
-
-    /// A frame as if it had been received.
-    #[cold]
-    fn inject(&mut self, injection: Injection) {
-        let Injection { entrance, bytes, send, tap: (mut catch, tap), tell } = injection;
-        let Some(frame) = self.injected(entrance, &bytes) else { return tell(Vec::new()) };
-        let id = match entrance {
-            Entrance::Workload(endpoint) => PortId::Endpoint(endpoint),
-            Entrance::Underlay { port, .. } => port,
-        };
-        match send {
-            true => {
-                self.taps.add(tap);
-                self.ports.hold(frame);
-                self.forward(id);
-                self.originate();
-                self.flush();
-            }
-            false => {
-                let others = self.taps.replace(vec![tap]);
-                // What is counted and noted of it, nobody reads.
-                let accounts = std::mem::replace(&mut self.accounts, Accounts::new(&Counters::new()));
-                let fib = Arc::clone(self.fib.current());
-                self.ports.hold(frame);
-                self.pass_seen(&fib, id, Eyes::Consider);
-                self.flush();
-                self.engine.noted();
-                self.accounts = accounts;
-                self.taps.replace(others);
-            }
-        }
-        self.taps.settle();
-        let mut records = Vec::new();
-        catch.take(usize::MAX, |record, _| records.push(record.clone()));
-        drop(catch);
-        self.taps.settle();
-        tell(records);
-    }
-
-    /// What a workload sends has its gateway's MAC and its own; where its own is not known, it is one that nobody learns.
-    fn injected(&mut self, entrance: Entrance, bytes: &[u8]) -> Option<Frame> {
-        const NOT_LEARNED: MacAddr = MacAddr([0x01, 0, 0, 0, 0, 0]);
-        let mut frame = self.pool.take()?;
-        let room = self.pool.room(&frame);
-        let headers = match entrance {
-            Entrance::Workload(endpoint) => {
-                let source = match self.neighbors.resolve(endpoint) {
-                    Resolution::Known(mac) => mac,
-                    Resolution::Unknown | Resolution::Absent => NOT_LEARNED,
-                };
-                if let Some(header) = room.first_chunk_mut() {
-                    ethernet::write(header, MacAddr::GATEWAY, source, EtherType::IPV4);
-                }
-                ethernet::HEADER_LEN
-            }
-            Entrance::Underlay { peer, ecn, .. } => {
-                (frame.peer, frame.ecn) = (peer, ecn);
-                0
-            }
-        };
-        let len = bytes.len().min(room.len() - headers);
-        room[headers..][..len].copy_from_slice(&bytes[..len]);
-        self.pool.filled(&mut frame, headers + len);
-        Some(frame)
-    }
-
     fn punt(&mut self, fib: &Fib, id: Option<PortId>, punted: Punted) {
         let (reason, origin) = (punted.reason, punted.origin);
         self.tally.punted[reason.index()] += 1;
@@ -669,95 +532,6 @@ impl Worker {
     fn keep(&mut self, reason: DropReason, specimen: Specimen) {
         self.credit.take(reason, self.now);
         self.counters.keep(reason, specimen);
-    }
-
-    /// Sends what the slow path made; each piece is an input of its own.
-    fn originate(&mut self) {
-        if self.made.is_empty() {
-            return;
-        }
-        let fib = Arc::clone(self.fib.current());
-        let mut made = std::mem::take(&mut self.made);
-        for made in made.drain(..) {
-            self.tally.input += 1;
-            match made {
-                Made::Nothing(origin, reason) => self.count_drop(&fib, origin, reason),
-                Made::Lost(origin, reason, packet) => self.lose(&fib, origin, reason, &packet),
-                Made::Question(id, frame) => {
-                    if self.taps.is_on() {
-                        self.taps.begin();
-                        self.taps.asked();
-                    }
-                    self.carry_out(&fib, Verdict::Workload(id), frame);
-                }
-                Made::Probe(tunnel, mut frame) => {
-                    self.observe(&fib, Origin::Underlay, &frame);
-                    let tables = Tables { fib: &fib, neighbors: &self.neighbors };
-                    match self.engine.probe(tables, tunnel, &mut self.pool, &mut frame) {
-                        Ok(verdict) => self.carry_out(&fib, verdict, frame),
-                        Err(reason) => self.give_up(&fib, Origin::Underlay, reason, frame),
-                    }
-                }
-                Made::Packet(origin, mut frame) => {
-                    self.observe(&fib, origin, &frame);
-                    let tables = Tables { fib: &fib, neighbors: &self.neighbors };
-                    match self.engine.originate(tables, &mut self.pool, &mut frame) {
-                        Ok(Verdict::Punt(reason)) => {
-                            self.punt(&fib, None, Punted { reason, origin, is_made: true, frame });
-                        }
-                        Ok(verdict) => self.carry_out(&fib, verdict, frame),
-                        Err(reason) => self.give_up(&fib, origin, reason, frame),
-                    }
-                }
-            }
-        }
-        // What a packet of the slow path's own led to, like a question: kept for the next time.
-        made.append(&mut self.made);
-        self.made = made;
-    }
-
-    /// A packet of the slow path's own, for captures.
-    fn observe(&mut self, fib: &Fib, origin: Origin, frame: &Frame) {
-        if self.taps.is_on() {
-            self.taps.begin();
-            self.taps.received(fib, None, origin.into(), &self.pool, frame);
-        }
-    }
-
-    /// The same where it goes on.
-    fn carry_out(&mut self, fib: &Fib, verdict: Verdict, frame: Frame) {
-        if self.taps.is_on() {
-            self.taps.forwarded(fib, verdict, Outcome::Sent, (&self.pool, &frame));
-        }
-        if self.ports.is_full() {
-            self.flush();
-        }
-        let place = self.ports.hold(frame);
-        self.queue(verdict, place);
-    }
-
-    /// The same where it does not.
-    fn give_up(&mut self, fib: &Fib, origin: Origin, reason: DropReason, frame: Frame) {
-        if self.taps.is_on() {
-            self.taps.ended(Outcome::Dropped(reason));
-        }
-        self.count_drop(fib, origin, reason);
-        if self.credit.allows(reason, self.now) {
-            self.keep(reason, Specimen::new(origin.into(), None, self.pool.bytes(&frame)));
-        }
-        self.pool.put(frame);
-    }
-
-    /// A packet waited in the slow path, and goes nowhere.
-    fn lose(&mut self, fib: &Fib, origin: Origin, reason: DropReason, packet: &[u8]) {
-        self.count_drop(fib, origin, reason);
-        if self.credit.allows(reason, self.now) {
-            self.keep(reason, Specimen::new(origin.into(), None, packet));
-        }
-        if self.taps.is_on() {
-            self.taps.begin();
-            self.taps.lost(fib, origin.into(), packet, reason);
-        }
     }
 
     #[inline(always)]
