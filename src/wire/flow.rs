@@ -1,6 +1,7 @@
 //! Which packets belong together: one hash per flow, for the tunnel's source port and the like.
 
-use super::{Ipv4, Protocol};
+use super::Protocol;
+use super::ip::View;
 
 /// Odd constants with bits well mixed (fractions of pi, from SHA-2's and wyhash's family of choices): their
 /// values matter little, that they stay does, as two nodes or two versions agree on a flow's port.
@@ -15,7 +16,7 @@ pub const FIRST_DYNAMIC_PORT: u16 = 49152;
 /// fragment, be it the first, as the others of its datagram have none and must go the same way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flow {
-    /// Source address in the upper half.
+    /// IPv4: source address in the upper half. IPv6: both, mixed.
     addresses: u64,
     protocol: Protocol,
     /// Source port in the upper half; 0 where there are none.
@@ -25,7 +26,7 @@ pub struct Flow {
 impl Flow {
     /// The flow that `packet` belongs to.
     #[inline(always)]
-    pub fn of(packet: &Ipv4<'_>) -> Flow {
+    pub fn of<'a>(packet: &impl View<'a>) -> Flow {
         let protocol = packet.protocol();
         let ports = match packet.payload().first_chunk::<4>() {
             Some(ports) if protocol.has_ports() && !packet.is_fragment() => u32::from_be_bytes(*ports),
@@ -46,8 +47,17 @@ impl Flow {
 
 /// The hash of the flow that `packet` belongs to.
 #[inline]
-pub fn flow_hash(packet: &Ipv4<'_>) -> u32 {
+pub fn flow_hash<'a>(packet: &impl View<'a>) -> u32 {
     Flow::of(packet).hash()
+}
+
+/// Two IPv6 addresses in 64 bits.
+#[inline]
+pub(super) const fn mix_addresses(src: u128, dst: u128) -> u64 {
+    let src = multiply_mix((src >> 64) as u64 ^ KEY_ADDRESSES, src as u64 ^ KEY_PORTS);
+    let dst = multiply_mix((dst >> 64) as u64 ^ KEY_LAST, dst as u64 ^ KEY_ADDRESSES);
+    // Not the same in both directions, and never a sum of equals.
+    src ^ dst.rotate_left(32)
 }
 
 /// Both halves of the 128-bit product: every bit of either factor reaches the middle of the result.
@@ -66,7 +76,7 @@ pub const fn udp_source_port(hash: u32) -> u16 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::ipv4;
+    use super::super::{Ipv4, Ipv6, ipv4, ipv6};
     use super::*;
 
     const HEADER: ipv4::Header = ipv4::Header {
@@ -96,6 +106,39 @@ mod tests {
     #[test]
     fn the_hash_is_for_ever() {
         assert_eq!(hash_of(HEADER, PORTS), 0x9f65_0a83);
+    }
+
+    const V6: ipv6::Header = ipv6::Header {
+        traffic_class: 0,
+        flow_label: 0,
+        payload_len: 8,
+        next_header: Protocol::UDP,
+        hop_limit: 64,
+        src: std::net::Ipv6Addr::new(0xfd00, 0x10, 0x65, 0, 0, 0, 0, 0xa),
+        dst: std::net::Ipv6Addr::new(0xfd00, 0x10, 0x65, 1, 0, 0, 0, 0x14),
+    };
+
+    fn hash_of_v6(header: ipv6::Header, payload: [u8; 8]) -> u32 {
+        let mut bytes = [0xa5; 48];
+        let (head, body) = bytes.split_first_chunk_mut().unwrap();
+        header.write(head);
+        body.copy_from_slice(&payload);
+        flow_hash(&Ipv6::parse(&bytes).unwrap())
+    }
+
+    #[test]
+    fn every_bit_that_names_a_flow_of_ipv6_matters() {
+        let expected = hash_of_v6(V6, PORTS);
+        for bit in 0..128 {
+            let src = (V6.src.to_bits() ^ 1 << bit).into();
+            assert_ne!(hash_of_v6(ipv6::Header { src, ..V6 }, PORTS), expected, "source bit {bit}");
+            let dst = (V6.dst.to_bits() ^ 1 << bit).into();
+            assert_ne!(hash_of_v6(ipv6::Header { dst, ..V6 }, PORTS), expected, "destination bit {bit}");
+        }
+        let changed = ipv6::Header { traffic_class: 3, flow_label: 9, hop_limit: 1, ..V6 };
+        assert_eq!(hash_of_v6(changed, PORTS), expected);
+        let back = ipv6::Header { src: V6.dst, dst: V6.src, ..V6 };
+        assert_ne!(hash_of_v6(back, PORTS), expected);
     }
 
     #[test]

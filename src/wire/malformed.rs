@@ -29,6 +29,21 @@ pub enum Malformed {
     /// The header does not add up (RFC 791 3.1).
     #[error("IPv4 header checksum is wrong")]
     Ipv4Checksum,
+    /// Fewer than 40 bytes.
+    #[error("IPv6 header cut short")]
+    Ipv6Truncated,
+    /// The version nibble is not 6.
+    #[error("IP version is not 6")]
+    Ipv6Version,
+    /// The payload length is over the bytes that there are, or ends beyond 65,535 bytes.
+    #[error("IPv6 payload length does not fit the bytes received")]
+    Ipv6PayloadLength,
+    /// An extension header ends beyond the packet (RFC 8200 4).
+    #[error("IPv6 extension header cut short")]
+    Ipv6ExtensionTruncated,
+    /// More extension headers, or longer ones, than are walked (RFC 8504 5.3).
+    #[error("too many or too long IPv6 extension headers")]
+    Ipv6Extensions,
     /// Fewer than 8 bytes.
     #[error("UDP header cut short")]
     UdpTruncated,

@@ -7,6 +7,8 @@ use std::fmt;
 pub struct Protocol(pub u8);
 
 impl Protocol {
+    /// IPv6 hop-by-hop options (RFC 8200 4.3).
+    pub const HOP_BY_HOP: Protocol = Protocol(0);
     /// ICMP for IPv4 (RFC 792).
     pub const ICMP: Protocol = Protocol(1);
     /// IPv4 in IP (RFC 2003).
@@ -19,10 +21,20 @@ impl Protocol {
     pub const DCCP: Protocol = Protocol(33);
     /// IPv6 in IP (RFC 4213).
     pub const IPV6: Protocol = Protocol(41);
+    /// IPv6 routing header (RFC 8200 4.4).
+    pub const ROUTING: Protocol = Protocol(43);
+    /// IPv6 fragment header (RFC 8200 4.5).
+    pub const FRAGMENT: Protocol = Protocol(44);
     /// GRE (RFC 2784).
     pub const GRE: Protocol = Protocol(47);
+    /// Authentication header (RFC 4302).
+    pub const AH: Protocol = Protocol(51);
     /// ICMP for IPv6 (RFC 4443).
     pub const ICMPV6: Protocol = Protocol(58);
+    /// Nothing follows (RFC 8200 4.7).
+    pub const NO_NEXT_HEADER: Protocol = Protocol(59);
+    /// IPv6 destination options (RFC 8200 4.6).
+    pub const DESTINATION_OPTIONS: Protocol = Protocol(60);
     /// SCTP (RFC 9260).
     pub const SCTP: Protocol = Protocol(132);
     /// UDP-Lite (RFC 3828).

@@ -1,7 +1,7 @@
 //! TCP and UDP headers as far as offloads are concerned: how long, and where the checksum stands.
 
 use super::Protocol;
-use super::ipv4::Ipv4;
+use super::ip::View;
 use super::tcp::Tcp;
 use super::udp::{self, Udp};
 
@@ -16,7 +16,7 @@ pub struct Transport {
 
 impl Transport {
     /// `None` for other protocols, fragments, and headers that do not parse.
-    pub fn parse(ip: &Ipv4<'_>) -> Option<Transport> {
+    pub fn parse<'a>(ip: &impl View<'a>) -> Option<Transport> {
         let protocol = ip.protocol();
         let header_len = match protocol {
             _ if ip.is_fragment() => return None,
