@@ -6,19 +6,19 @@
 #[path = "tables/mod.rs"]
 mod tables;
 
+use std::fmt::Display;
 use std::hint::black_box;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use criterion::{BatchSize, BenchmarkGroup, Criterion, Throughput, measurement::WallTime};
-use ip_network::Ipv4Network;
+use ip_network::{Ipv4Network, Ipv6Network};
 use ip_network_table::IpNetworkTable;
-use iptrie::Ipv4Prefix;
 use iptrie::map::{LCTrieMap, RTrieMap};
-use margay::lpm::Lpm;
+use iptrie::{Ipv4Prefix, Ipv6Prefix};
+use margay::lpm::{Address, Lpm};
 use poptrie::Poptrie;
 use prefix_trie::PrefixMap;
-use tables::Route;
 
 /// What a lookup answers where no route matches.
 const NO_ROUTE: u32 = 999_999;
@@ -35,37 +35,33 @@ fn main() {
     // A smoke run (`--test`) shows that everything works; a small table shows that as well as a large one.
     let smoke = std::env::args().any(|arg| arg == "--test");
     let scale = if smoke { 100 } else { 1 };
-    table(&mut criterion, "cluster-450", &tables::cluster(200, 250));
-    table(&mut criterion, "mixed-100k", &tables::mixed(100_000 / scale));
-    table(&mut criterion, "internet-1M", &tables::internet(1_000_000 / scale));
+    let routes = tables::cluster(200, 250);
+    table(&mut criterion, "cluster-450", &routes, &tables::addresses(&routes, ADDRESSES));
+    let routes = tables::mixed(100_000 / scale);
+    table(&mut criterion, "mixed-100k", &routes, &tables::addresses(&routes, ADDRESSES));
+    let routes = tables::internet(1_000_000 / scale);
+    table(&mut criterion, "internet-1M", &routes, &tables::addresses(&routes, ADDRESSES));
+    let routes = tables::ipv6::cluster(200, 250);
+    table(&mut criterion, "ipv6-cluster-450", &routes, &tables::ipv6::addresses(&routes, ADDRESSES));
+    let routes = tables::ipv6::internet(100_000 / scale);
+    table(&mut criterion, "ipv6-internet-100k", &routes, &tables::ipv6::addresses(&routes, ADDRESSES));
     criterion.final_summary();
 }
 
 /// Times every crate on one table.
-fn table(criterion: &mut Criterion, name: &str, routes: &[Route]) {
-    let addresses = tables::addresses(routes, ADDRESSES);
+fn table<A: Others>(criterion: &mut Criterion, name: &str, routes: &[(A, u8, u32)], addresses: &[A]) {
     let margay = Lpm::build(NO_ROUTE, routes.iter().copied()).expect("valid routes");
     eprintln!("{name}: {} routes, {} bytes", routes.len(), margay.memory());
     let expected: Vec<u32> = addresses.iter().map(|&addr| margay.lookup(addr)).collect();
 
     let mut group = criterion.benchmark_group(format!("lpm/{name}"));
     group.throughput(Throughput::Elements(ADDRESSES as u64));
-    let mut side = Side { group: &mut group, addresses: &addresses, expected: &expected };
+    let mut side = Side { group: &mut group, addresses, expected: &expected };
     side.run("margay", |addr| margay.lookup(addr));
-
-    let other = poptrie(routes);
-    side.run("poptrie", |addr| other.lookup(addr.to_bits()).copied().unwrap_or(NO_ROUTE));
-
-    let other = iptrie(routes);
-    side.run("iptrie", |addr| *other.lookup(&addr).1);
-
-    let other = ip_network_table(routes);
-    side.run("ip_network_table", |addr| other.longest_match_ipv4(addr).map_or(NO_ROUTE, |(_, &value)| value));
-
-    let other = prefix_trie(routes);
-    side.run("prefix-trie", |addr| {
-        other.get_lpm(&(addr.to_bits(), 32)).map_or(NO_ROUTE, |(_, &value)| value)
-    });
+    side.run("poptrie", A::poptrie(routes));
+    side.run("iptrie", A::iptrie(routes));
+    side.run("ip_network_table", A::ip_network_table(routes));
+    side.run("prefix-trie", A::prefix_trie(routes));
 
     group.throughput(Throughput::Elements(routes.len() as u64));
     group.sample_size(10);
@@ -80,14 +76,14 @@ fn table(criterion: &mut Criterion, name: &str, routes: &[Route]) {
 }
 
 /// One table's group with what every crate in it is asked.
-struct Side<'a, 'b> {
+struct Side<'a, 'b, A> {
     group: &'a mut BenchmarkGroup<'b, WallTime>,
-    addresses: &'a [Ipv4Addr],
+    addresses: &'a [A],
     expected: &'a [u32],
 }
 
-impl Side<'_, '_> {
-    fn run(&mut self, name: &str, lookup: impl Fn(Ipv4Addr) -> u32) {
+impl<A: Address + Display> Side<'_, '_, A> {
+    fn run(&mut self, name: &str, lookup: impl Fn(A) -> u32) {
         for (&addr, &expected) in self.addresses.iter().zip(self.expected) {
             assert_eq!(lookup(addr), expected, "{name}: {addr}");
         }
@@ -99,27 +95,52 @@ impl Side<'_, '_> {
     }
 }
 
-fn poptrie(routes: &[Route]) -> Poptrie<(u32, u8), u32> {
-    routes.iter().map(|&(addr, len, value)| ((addr.to_bits(), len), value)).collect()
+/// The other crates' tables for one family, each with its lookup.
+trait Others: Address + Display {
+    fn poptrie(routes: &[(Self, u8, u32)]) -> impl Fn(Self) -> u32;
+    /// The compressed form, which iptrie's documentation recommends for lookups.
+    fn iptrie(routes: &[(Self, u8, u32)]) -> impl Fn(Self) -> u32;
+    fn ip_network_table(routes: &[(Self, u8, u32)]) -> impl Fn(Self) -> u32;
+    fn prefix_trie(routes: &[(Self, u8, u32)]) -> impl Fn(Self) -> u32;
 }
 
-/// The compressed form, which iptrie's documentation recommends for lookups.
-fn iptrie(routes: &[Route]) -> LCTrieMap<Ipv4Prefix, u32> {
-    let mut map = RTrieMap::with_root_and_capacity(NO_ROUTE, routes.len());
-    for &(addr, len, value) in routes {
-        map.insert(Ipv4Prefix::new(addr, len).expect("a valid length"), value);
-    }
-    map.compress()
+/// They share no trait over families: the same text for each.
+macro_rules! others {
+    ($address:ty, $bits:ty, $prefix:ty, $network:ty, $longest_match:ident) => {
+        impl Others for $address {
+            fn poptrie(routes: &[(Self, u8, u32)]) -> impl Fn(Self) -> u32 {
+                let map: Poptrie<($bits, u8), u32> =
+                    routes.iter().map(|&(addr, len, value)| ((addr.to_bits(), len), value)).collect();
+                move |addr| map.lookup(addr.to_bits()).copied().unwrap_or(NO_ROUTE)
+            }
+
+            fn iptrie(routes: &[(Self, u8, u32)]) -> impl Fn(Self) -> u32 {
+                let mut map: RTrieMap<$prefix, u32> =
+                    RTrieMap::with_root_and_capacity(NO_ROUTE, routes.len());
+                for &(addr, len, value) in routes {
+                    map.insert(<$prefix>::new(addr, len).expect("a valid length"), value);
+                }
+                let map: LCTrieMap<$prefix, u32> = map.compress();
+                move |addr| *map.lookup(&addr).1
+            }
+
+            fn ip_network_table(routes: &[(Self, u8, u32)]) -> impl Fn(Self) -> u32 {
+                let mut map = IpNetworkTable::new();
+                for &(addr, len, value) in routes {
+                    map.insert(<$network>::new(addr, len).expect("no host bits"), value);
+                }
+                move |addr| map.$longest_match(addr).map_or(NO_ROUTE, |(_, &value)| value)
+            }
+
+            fn prefix_trie(routes: &[(Self, u8, u32)]) -> impl Fn(Self) -> u32 {
+                let map: PrefixMap<($bits, u8), u32> =
+                    routes.iter().map(|&(addr, len, value)| ((addr.to_bits(), len), value)).collect();
+                let host = <$bits>::BITS as u8;
+                move |addr| map.get_lpm(&(addr.to_bits(), host)).map_or(NO_ROUTE, |(_, &value)| value)
+            }
+        }
+    };
 }
 
-fn ip_network_table(routes: &[Route]) -> IpNetworkTable<u32> {
-    let mut map = IpNetworkTable::new();
-    for &(addr, len, value) in routes {
-        map.insert(Ipv4Network::new(addr, len).expect("no host bits"), value);
-    }
-    map
-}
-
-fn prefix_trie(routes: &[Route]) -> PrefixMap<(u32, u8), u32> {
-    routes.iter().map(|&(addr, len, value)| ((addr.to_bits(), len), value)).collect()
-}
+others!(Ipv4Addr, u32, Ipv4Prefix, Ipv4Network, longest_match_ipv4);
+others!(Ipv6Addr, u128, Ipv6Prefix, Ipv6Network, longest_match_ipv6);

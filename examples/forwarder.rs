@@ -3,22 +3,23 @@
 //!
 //! `cargo run --example forwarder` (as root)
 
+use std::collections::HashMap;
 use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use crossbeam::channel;
 use margay::buf::{Pool, SlotSize};
-use margay::dataplane::{Command, Counters, Neighbor, PortId, Setup, Worker, antispoof::GATEWAY_ADDRESS};
+use margay::dataplane::{Command, Counters, Neighbor, PortId, Setup, Worker, antispoof::Address};
 use margay::fib::{Attachment, EndpointId, Environment, Fib, OuterTtl, Publication};
 use margay::io::tap::TapPort;
 use margay::lpm::Prefix;
 use margay::resource::{Resources, parse};
-use margay::sys::netlink::{Family, LinkChange, Netlink, Route, Scope};
+use margay::sys::netlink::{LinkChange, Netlink, Route, Scope};
 use margay::sys::netns::Netns;
 use margay::sys::tun::{self, Interface, Layer};
 use margay::testbed::{Ping, ping};
-use margay::wire::MacAddr;
+use margay::wire::{Family, MacAddr};
 
 const PODS: [&str; 2] = ["10.65.0.2", "10.65.0.3"];
 
@@ -28,10 +29,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let plan = margay::rib::plan(&resources, "node-a")?;
     let environment = Environment {
         endpoints: [0, 1].map(|id| Some(Attachment { id: EndpointId(id), mtu: 1500 })).into(),
-        peer_mtus: Vec::new(),
+        peer_mtus: HashMap::new(),
         host_mtu: None,
         outer_ttl: OuterTtl::default(),
-        icmp_source: None,
+        icmp_sources: Vec::new(),
     };
     let publication = Publication::new(Fib::compile(&plan, &environment)?);
 
@@ -78,7 +79,7 @@ fn pod(address: &str) -> Result<(Interface, MacAddr), Box<dyn Error + Send + Syn
     let link = netlink.link("eth0")?;
     netlink.add_address(link.index, Prefix::from(address.parse::<IpAddr>()?))?;
     netlink.set_link("eth0", &[LinkChange::Up])?;
-    let gateway: Ipv4Addr = GATEWAY_ADDRESS;
+    let gateway: Ipv4Addr = Ipv4Addr::GATEWAY;
     let dev = Some(link.index);
     netlink.add_route(&Route {
         dev,

@@ -52,11 +52,14 @@ closed_list! {
     /// Why a frame was dropped.
     DropReason {
         FrameTruncated "frame_truncated" "Shorter than an Ethernet header. Look for what writes broken frames to the interface.",
-        FrameNotForGateway "frame_not_for_gateway" "A workload sent IP to another MAC than the gateway's; broadcast and multicast are not routed. If it is unicast, compare the workload's neighbour entry for 169.254.1.1 with ee:ee:ee:ee:ee:ee.",
-        EtherTypeUnsupported "ethertype_unsupported" "Neither IPv4 nor ARP. IPv6 and VLAN tags are not carried yet: switch IPv6 off in the workload to silence it.",
+        FrameNotForGateway "frame_not_for_gateway" "A workload sent IP to another MAC than the gateway's; broadcast and multicast are not routed. If it is unicast, compare the workload's neighbour entry for 169.254.1.1 or fe80::ecee:eeff:feee:eeee with ee:ee:ee:ee:ee:ee.",
+        EtherTypeUnsupported "ethertype_unsupported" "Neither IPv4, IPv6 nor ARP. VLAN tags are not carried: look at what the workload sends.",
         ArpMalformed "arp_malformed" "ARP that is cut short or not Ethernet/IPv4 request or reply. Look at what the workload sends.",
         ArpNotAnswered "arp_not_answered" "ARP that must stay unanswered: the workload's own announcement or probe, or a reply. Nothing needs to be done.",
         ArpSpoofed "arp_spoofed" "ARP whose sender address is not the workload's; nothing was learned from it. Compare the workload's addresses with its WorkloadEndpoint's ipNetworks.",
+        NdpMalformed "ndp_malformed" "Neighbour discovery that is cut short, or that RFC 4861 7.1 forbids: hop limit not 255, wrong checksum, code, option or target. Look at what the workload sends.",
+        NdpNotAnswered "ndp_not_answered" "Neighbour discovery that must stay unanswered: the workload's own duplicate address detection or announcement, a search for routers, or a message that asks nothing. Nothing needs to be done.",
+        NdpSpoofed "ndp_spoofed" "Neighbour discovery whose source, target or link-layer address is not the workload's; nothing was learned from it. Compare the workload's addresses with its WorkloadEndpoint's ipNetworks.",
         Ipv4Truncated "ipv4_truncated" "Shorter than its IPv4 header. Look at what its sender sends, and at the way in between.",
         Ipv4Version "ipv4_version" "IP version is not 4. Look at what its sender sends.",
         Ipv4HeaderLength "ipv4_header_length" "IHL below 5 or beyond the packet. Look at what its sender sends.",
@@ -73,10 +76,10 @@ closed_list! {
         TunnelFromWorkload "tunnel_from_workload" "A workload sent IPIP or VXLAN itself, which could forge other workloads' traffic. Have it use another protocol or port.",
         TtlZero "ttl_zero" "Arrived with TTL 0. Look for a routing loop, or a sender that sends so.",
         Blackhole "blackhole" "Destination is in this node's own block, but no endpoint has it. Whoever sends it has an old address; if not, see why the endpoint is not attached.",
-        UnknownPeer "unknown_peer" "Tunnel packet from an address that no Node resource has. If it is a node, add its Node, or correct spec.bgp.ipv4Address; if not, close the underlay to it.",
-        OuterDestination "outer_destination" "Tunnel packet to another address than this node's. Compare this node's spec.bgp.ipv4Address with what the peer has.",
+        UnknownPeer "unknown_peer" "Tunnel packet from an address that no Node resource has. If it is a node, add its Node, or correct spec.bgp.ipv4Address or ipv6Address; if not, close the underlay to it.",
+        OuterDestination "outer_destination" "Tunnel packet to another address than this node's. Compare this node's spec.bgp.ipv4Address or ipv6Address with what the peer has.",
         OuterFragment "outer_fragment" "A fragment of a tunnel packet: the kernel reassembles before margay sees it, so it came by another way. Look at who feeds the tunnel socket.",
-        InnerNotIpv4 "inner_not_ipv4" "Something else than IPv4 inside the tunnel. Look at what the peer sends; IPv6 and ARP do not go through Calico's tunnels.",
+        InnerNotIp "inner_not_ip" "Something else than IP inside the tunnel, or IPv6 inside IPIP. Look at what the peer sends; ARP does not go through Calico's tunnels.",
         InnerSourceLocal "inner_source_local" "A packet from the underlay claims to come from an address of this node or its workloads. Look for an address that two nodes use, or for a forger.",
         InnerSourceNotPeers "inner_source_not_peers" "Inner source belongs to another node than the one that sent the tunnel packet. Compare the BlockAffinities of both nodes; if they agree, it is forged.",
         TunnelNested "tunnel_nested" "A tunnel packet for this node came out of a tunnel: taken in, it would be unwrapped once more. Have its sender address the node directly.",
@@ -127,7 +130,7 @@ closed_list! {
         Vxlan "vxlan" "Into a VXLAN tunnel.",
         Direct "direct" "To a peer as next hop, without encapsulation.",
         Host "host" "To this node's kernel.",
-        ArpReply "arp_reply" "Answered: an ARP request turned into its reply.",
+        ArpReply "arp_reply" "Answered: an ARP request or a neighbour solicitation turned into its reply.",
     }
 }
 
@@ -164,6 +167,9 @@ impl From<Malformed> for DropReason {
             Malformed::Ipv6Version => DropReason::Ipv6Version,
             Malformed::Ipv6PayloadLength => DropReason::Ipv6PayloadLength,
             Malformed::Ipv6ExtensionTruncated | Malformed::Ipv6Extensions => DropReason::Ipv6Extensions,
+            Malformed::NdpTruncated | Malformed::NdpOption | Malformed::NdpForbidden => {
+                DropReason::NdpMalformed
+            }
             Malformed::VxlanTruncated => DropReason::VxlanTruncated,
             Malformed::VxlanFlags => DropReason::VxlanFlags,
             _ => DropReason::OffloadMalformed,

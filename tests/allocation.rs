@@ -10,7 +10,7 @@ mod scene;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,10 +22,11 @@ use margay::io::udp::UdpPort;
 use margay::io::{BATCH, FRAMES, Port};
 use margay::sys::netlink::{LinkChange, Netlink};
 use margay::sys::netns::Netns;
-use margay::sys::socket;
+use margay::sys::socket::{self, ZeroChecksums};
 use margay::sys::tun::{self, Interface, Layer};
 use margay::verdict::{DropReason, Sent};
-use margay::wire::{Protocol, ipv4};
+use margay::wire::ip::Family;
+use margay::wire::{Protocol, ipv4, ipv6};
 use scene::{Path, Scene};
 
 thread_local! {
@@ -144,65 +145,89 @@ fn nor_do_all_paths_at_once() {
 }
 
 /// A super-frame of TCP for a tunnel, 60,000 bytes of payload behind the headers of VXLAN.
-fn tunnelled() -> Vec<u8> {
-    let header = ipv4::Header {
-        tos: 0,
-        total_len: 40 + 60_000,
-        id: 1,
-        dont_fragment: true,
-        more_fragments: false,
-        fragment_offset: 0,
-        ttl: 64,
-        protocol: Protocol::TCP,
-        src: [10, 65, 0, 2].into(),
-        dst: [10, 65, 1, 2].into(),
-    };
+fn tunnelled(family: Family) -> Vec<u8> {
     let mut bytes = vec![0; VXLAN_AND_ETHERNET];
-    bytes[20..22].copy_from_slice(&[0x08, 0x00]);
-    bytes.resize(VXLAN_AND_ETHERNET + 20, 0);
-    header.write((&mut bytes[VXLAN_AND_ETHERNET..]).try_into().unwrap());
+    match family {
+        Family::V4 => {
+            let header = ipv4::Header {
+                tos: 0,
+                total_len: 40 + 60_000,
+                id: 1,
+                dont_fragment: true,
+                more_fragments: false,
+                fragment_offset: 0,
+                ttl: 64,
+                protocol: Protocol::TCP,
+                src: [10, 65, 0, 2].into(),
+                dst: [10, 65, 1, 2].into(),
+            };
+            bytes[20..22].copy_from_slice(&[0x08, 0x00]);
+            bytes.resize(VXLAN_AND_ETHERNET + ipv4::MIN_HEADER_LEN, 0);
+            header.write((&mut bytes[VXLAN_AND_ETHERNET..]).try_into().unwrap());
+        }
+        Family::V6 => {
+            let header = ipv6::Header {
+                traffic_class: 0,
+                flow_label: 0x12345,
+                payload_len: 20 + 60_000,
+                next_header: Protocol::TCP,
+                hop_limit: 64,
+                src: [0xfd65, 0, 0, 0, 0, 0, 0, 2].into(),
+                dst: [0xfd65, 0, 0, 1, 0, 0, 0, 2].into(),
+            };
+            bytes[20..22].copy_from_slice(&[0x86, 0xdd]);
+            bytes.resize(VXLAN_AND_ETHERNET + ipv6::HEADER_LEN, 0);
+            header.write((&mut bytes[VXLAN_AND_ETHERNET..]).try_into().unwrap());
+        }
+    }
     bytes.extend([0x9c, 0x40, 0, 80, 0, 0, 0, 1, 0, 0, 0, 2, 0x50, 0x10, 1, 0, 0, 0, 0, 0]);
-    bytes.resize(VXLAN_AND_ETHERNET + 40 + 60_000, 0x5a);
+    bytes.resize(bytes.len() + 60_000, 0x5a);
     bytes
 }
 
 const VXLAN_AND_ETHERNET: usize = 8 + 14;
 
-/// Cut into a tunnel's socket, received as the kernel joins it, divided, and joined for a TAP.
+/// Cut into a tunnel's socket, received as the kernel joins it, divided, and joined for a TAP; of either version of IP,
+/// in a tunnel over either.
 #[test]
 fn no_super_frame_allocates_on_its_way_through_the_kernels_ports() {
     let netns = Netns::create().expect("this test needs root, or a user namespace of its own");
     netns.netlink().unwrap().set_link("lo", &[LinkChange::Up]).unwrap();
-    netns
-        .run(|| {
-            let local = SocketAddr::from(([127, 0, 0, 1], 4789));
-            let receiver = socket::vxlan_receiver(local).unwrap();
-            let sender = socket::vxlan_sender(([127, 0, 0, 1], 0).into()).unwrap();
-            let mut tunnel = UdpPort::new(receiver, vec![sender], local.port());
-            let Interface { mut queues, offloads } = tun::open("tap0", Layer::Tap, 1).unwrap();
-            assert!(offloads.has_tso(), "a kernel without TSO on TAPs cannot show this");
-            Netlink::open().unwrap().set_link("tap0", &[LinkChange::Up]).unwrap();
-            let mut tap = TapPort::new(Arc::new(queues.remove(0)), Layer::Tap, offloads);
+    for (inner, outer) in Family::ALL.into_iter().flat_map(|inner| Family::ALL.map(|outer| (inner, outer))) {
+        netns.run(|| through_the_kernels_ports(inner, outer)).unwrap();
+    }
+}
 
-            let bytes = tunnelled();
-            let segments = Some(Segments { kind: Segmentation::TcpV4, size: 1398 });
-            let mut pool = Pool::new(64, SlotSize::SuperFrame);
-            let mut batch = Vec::with_capacity(FRAMES);
-            let mut once = || {
-                let mut frame = pool.take().unwrap();
-                pool.room(&frame)[..bytes.len()].copy_from_slice(&bytes);
-                pool.filled(&mut frame, bytes.len());
-                frame.offload.segments = segments;
-                frame.peer = local.ip();
-                batch.push(frame);
-                assert_eq!(tunnel.tx(&mut pool, &mut batch).sent, 1);
-                tunnel.rx(&mut pool, &mut batch).unwrap();
-                assert_eq!(batch.len(), 43, "one message of the kernel, a frame for each segment");
-                batch.iter_mut().for_each(|frame| frame.strip(8));
-                assert_eq!(tap.tx(&mut pool, &mut batch).sent, 43);
-            };
-            once();
-            assert_eq!(allocations(|| (0..50).for_each(|_| once())), 0);
-        })
-        .unwrap();
+fn through_the_kernels_ports(inner: Family, outer: Family) {
+    let local = match outer {
+        Family::V4 => SocketAddr::from(([127, 0, 0, 1], 4789)),
+        Family::V6 => SocketAddr::from((Ipv6Addr::LOCALHOST, 4789)),
+    };
+    let receiver = socket::vxlan_receiver(local, ZeroChecksums::Refused).unwrap();
+    let sender = socket::vxlan_sender((local.ip(), 0).into()).unwrap();
+    let mut tunnel = UdpPort::new(receiver, vec![sender], local.port());
+    let Interface { mut queues, offloads } = tun::open("tap0", Layer::Tap, 1).unwrap();
+    assert!(offloads.has_tso(), "a kernel without TSO on TAPs cannot show this");
+    Netlink::open().unwrap().set_link("tap0", &[LinkChange::Up]).unwrap();
+    let mut tap = TapPort::new(Arc::new(queues.remove(0)), Layer::Tap, offloads);
+
+    let bytes = tunnelled(inner);
+    let segments = Some(Segments { kind: Segmentation::Tcp, size: 1398 });
+    let mut pool = Pool::new(64, SlotSize::SuperFrame);
+    let mut batch = Vec::with_capacity(FRAMES);
+    let mut once = || {
+        let mut frame = pool.take().unwrap();
+        pool.room(&frame)[..bytes.len()].copy_from_slice(&bytes);
+        pool.filled(&mut frame, bytes.len());
+        frame.offload.segments = segments;
+        frame.peer = local.ip();
+        batch.push(frame);
+        assert_eq!(tunnel.tx(&mut pool, &mut batch).sent, 1);
+        tunnel.rx(&mut pool, &mut batch).unwrap();
+        assert_eq!(batch.len(), 43, "one message of the kernel, a frame for each segment");
+        batch.iter_mut().for_each(|frame| frame.strip(8));
+        assert_eq!(tap.tx(&mut pool, &mut batch).sent, 43);
+    };
+    once();
+    assert_eq!(allocations(|| (0..50).for_each(|_| once())), 0);
 }

@@ -109,6 +109,49 @@ fn every_mode_and_test_has_its_row_in_the_table_the_json_and_the_page() {
 }
 
 #[test]
+fn ipv6_is_measured_as_ipv4_is_without_ipip() {
+    let dir = tempfile::tempdir().unwrap();
+    let (json, html) = (dir.path().join("bench.json"), dir.path().join("bench.html"));
+    let output = bench(&["--family", "ipv6", "--rounds", "1", "--seconds", "0.1", "--workers", "1"])
+        .args(["--modes", "vxlan,vxlan-other,ipip,none", "--json"])
+        .arg(&json)
+        .arg("--html")
+        .arg(&html)
+        .output()
+        .unwrap();
+    let text = text(&output);
+    assert!(output.status.success(), "{text}");
+    assert!(text.contains("Without margay-ipip: IPIP carries IPv4 only"), "{text}");
+    assert!(text.contains("real 1,500-byte frames on the underlay, IPv6, TCP cubic"), "{text}");
+
+    let (report, names) = rows(&json);
+    let mut expected = Vec::new();
+    for metric in ["tcp1", "tcp4", "udp-full", "udp-lossless", "rtt-p50", "rtt-p99", "local"] {
+        let across = ["kernel-vxlan", "kernel-route", "margay-vxlan", "margay-vxlan-other", "margay-none"];
+        let local = ["kernel-route", "margay-none"];
+        let contestants = if metric == "local" { &local[..] } else { &across[..] };
+        expected.extend(contestants.iter().map(|contestant| (metric.to_owned(), contestant.to_string())));
+    }
+    assert_eq!(names, expected, "{text}");
+    assert_eq!(report["options"]["family"], "ipv6");
+    for row in report["rows"].as_array().unwrap().iter().filter(|row| row["metric"] != "udp-lossless") {
+        assert!(row["median"].as_f64().unwrap() > 0.0 && row["ratio"].is_f64(), "{row}");
+    }
+    let page = fs::read_to_string(&html).unwrap();
+    assert!(page.contains(", IPv6, ") && page.matches("<svg").count() == 7);
+}
+
+#[test]
+fn ipv4_crosses_nodes_that_have_ipv6_only() {
+    let output = bench(&["--rounds", "1", "--seconds", "0.1", "--modes", "vxlan-other", "--tests", "tcp1"])
+        .output()
+        .unwrap();
+    let text = text(&output);
+    assert!(output.status.success(), "{text}");
+    assert!(text.contains("margay-vxlan-other") && text.contains(", IPv4, "), "{text}");
+}
+
+#[test]
 fn a_chosen_mode_and_test_on_one_core() {
     let dir = tempfile::tempdir().unwrap();
     let json = dir.path().join("bench.json");
@@ -125,7 +168,7 @@ fn a_chosen_mode_and_test_on_one_core() {
     assert_eq!(contestants, ["kernel-vxlan", "kernel-route", "margay-none"]);
     assert_eq!(report["machine"]["cores"], 1);
     assert_eq!(report["rows"][2]["rounds"].as_array().unwrap().len(), 2);
-    assert!(text(&output).contains("1 core, super-frames on the underlay"), "{}", text(&output));
+    assert!(text(&output).contains("1 core, super-frames on the underlay, IPv4"), "{}", text(&output));
 }
 
 /// In a user namespace, as anybody may run it where the system allows such.
@@ -198,7 +241,8 @@ fn wrong_arguments_say_what_to_do() {
     for (arguments, status, advice) in [
         (&["--seconds", "0"][..], 2, "a number from 0.1 to 60"),
         (&["--rounds", "0"], 2, "0 is not in 1..=100"),
-        (&["--modes", "gre"], 2, "[possible values: vxlan, ipip, none]"),
+        (&["--modes", "gre"], 2, "[possible values: vxlan, vxlan-other, ipip, none]"),
+        (&["--family", "inet6"], 2, "[possible values: ipv4, ipv6]"),
         (&["--tests", "tcp9"], 2, "[possible values: tcp1, tcp4, udp, udp-gso, udp-cut, rtt, local]"),
         (&["--underlay", "dsl"], 2, "[possible values: wire, veth]"),
         (&["--cores", "4096"], 1, "--cores 4096: this process may use"),

@@ -86,7 +86,7 @@ fn every_command_tells_of_a_daemon_that_forwards() {
     let status = json(socket, &["status"]);
     assert_eq!((&status["node"], &status["health"]), (&"node-a".into(), &"good".into()));
     assert_eq!(status["workers"]["count"], 2);
-    assert_eq!(status["underlay"]["address"], near.address().to_string());
+    assert_eq!(status["underlays"][0]["address"], near.address().to_string());
     assert_eq!(status["endpoint_mtu"], 1450);
     assert_eq!(status["numbers"]["endpoints_attached"], 2);
     assert!(status["frames"]["sent"].as_u64().unwrap() >= 6, "three pings and their answers: {status}");
@@ -126,7 +126,8 @@ fn every_command_tells_of_a_daemon_that_forwards() {
     );
     assert_eq!(json(socket, &["get", "pools"])[0]["mode"], "vxlan Always");
     let nodes = json(socket, &["get", "nodes"]);
-    assert_eq!((&nodes[0]["is_this"], &nodes[1]["in_our_subnet"]), (&true.into(), &true.into()));
+    let is_near = &nodes[1]["underlays"][0]["in_our_subnet"];
+    assert_eq!((&nodes[0]["is_this"], is_near), (&true.into(), &true.into()));
     assert_eq!(nodes[1]["blocks"][0], far.block.to_string());
     for what in ["routes", "endpoints", "peers", "tunnels", "pools", "nodes"] {
         let table = answer(socket, &["get", what]);
@@ -210,8 +211,13 @@ fn speaks_http(socket: &Path) {
     assert!(status.contains("405") && body["error"].as_str().unwrap().contains("POST"), "{status} {body}");
     let (status, body) = http(socket, "GET", "/v1/reload");
     assert!(status.contains("405") && body["error"].is_string(), "reading changes nothing: {status} {body}");
-    let (status, body) = http(socket, "GET", "/v1/explain/fe80::1");
-    assert!(status.contains("400") && body["error"].as_str().unwrap().contains("fe80::1"), "{status} {body}");
+    let (status, body) = http(socket, "GET", "/v1/explain/10.65.0.256");
+    assert!(
+        status.contains("400") && body["error"].as_str().unwrap().contains("10.65.0.256"),
+        "{status} {body}"
+    );
+    let (status, body) = http(socket, "GET", "/v1/explain/fd00::1");
+    assert!(status.contains("200") && body["address"] == "fd00::1", "{status} {body}");
     let path = "x".repeat(100_000);
     let answer = raw(socket, format!("GET /v1/{path} HTTP/1.1\r\nHost: m\r\n\r\n").as_bytes());
     assert!(answer.starts_with("HTTP/1.1 4"), "{answer}");
@@ -273,9 +279,9 @@ fn cross_subnet_is_explained_in_both_directions() {
     let because = there["back"][0]["because"].as_str().unwrap();
     assert!(because.contains("192.168.77.1 is outside node-b's 192.168.77.2/32: vxlan"), "{because}");
     assert!(answer(&a, &["explain", &far]).contains("the two directions differ"));
-    let nodes = json(&a, &["get", "nodes"]);
+    let underlay = &json(&a, &["get", "nodes"])[1]["underlays"][0];
     assert_eq!(
-        (&nodes[1]["in_our_subnet"], &nodes[1]["has_us_in_its_subnet"]),
+        (&underlay["in_our_subnet"], &underlay["has_us_in_its_subnet"]),
         (&true.into(), &false.into())
     );
     stop(lab);

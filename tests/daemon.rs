@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 
 use lab::{NOBODY, build, margay, margay_for_all, reaches, start, until, until_ended};
 use margay::rib::Attach;
-use margay::sys::netlink::{Family, LinkChange, Vxlan};
+use margay::sys::netlink::{LinkChange, Vxlan};
 use margay::sys::netns::Netns;
 use margay::testbed::{Lab, LabSpec, Mode, Ping, ping};
-use margay::wire::MacAddr;
+use margay::wire::{Family, MacAddr};
 use nix::sys::signal::Signal;
 
 /// How a command ended that is expected to end by itself.

@@ -39,6 +39,27 @@ fn the_demo_shows_routes_arp_and_both_headers() {
     assert!(!text.contains("FAILED"), "{text}");
 }
 
+#[test]
+fn the_demo_shows_pods_with_both_families() {
+    let output =
+        Command::new(MARGAY).args(["demo", "--mode", "dual-stack", "--seconds", "0.1"]).output().unwrap();
+    let text = text(&output);
+    assert!(output.status.success(), "{text}");
+    for expected in [
+        "fd10:65::40/122",
+        "neighbour discovery of pod-a1 for its gateway fe80::ecee:eeff:feee:eeee",
+        "neighbour fe80::ecee:eeff:feee:eeee lladdr ee:ee:ee:ee:ee:ee",
+        "fd10:65::2 > fd10:65::42: ICMPv6 echo request",
+        "IPv6 in VXLAN over IPv6",
+        "IPv6 in VXLAN over IPv4",
+        "IPv6, no encapsulation",
+        "pod-a1 to pod-b1, IPv4",
+    ] {
+        assert!(text.contains(expected), "{expected} is missing in:\n{text}");
+    }
+    assert!(!text.contains("FAILED"), "{text}");
+}
+
 /// In a user namespace, as anybody may run it where the system allows such.
 #[test]
 fn the_demo_runs_without_root() {

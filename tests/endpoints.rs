@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 use lab::{build, ip, margay, moves_tcp, reaches, reaches_once, start, until};
 use margay::lpm::Prefix;
 use margay::rib::Attach;
-use margay::sys::netlink::{Family, RouteKind, Scope};
+use margay::sys::netlink::{RouteKind, Scope};
 use margay::sys::netns::Netns;
 use margay::testbed::{Capture, Lab, LabSpec, Mode, Ping, Workdir, ping};
-use margay::wire::MacAddr;
+use margay::wire::{Family, MacAddr};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -194,7 +194,7 @@ fn a_tap_is_what_calicos_cni_plugin_would_have_made() {
     assert_eq!(main.len(), 2, "{main:?}");
 
     reaches(&pod.netns, lab.nodes[0].pods[1].address, "its neighbour");
-    let known = pod.gateway().unwrap().expect("it asked for its gateway");
+    let known = pod.gateway(Family::V4).unwrap().expect("it asked for its gateway");
     assert_eq!(known.mac, Some(MacAddr([0xee; 6])));
 }
 

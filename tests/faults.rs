@@ -319,7 +319,7 @@ fn a_worker_that_panics() {
             spin: Duration::ZERO,
             host_interface: Some("margay0".into()),
             outer_ttl: OuterTtl::Fixed(64),
-            icmp_source: None,
+            icmp_sources: Vec::new(),
             ipip_offload: IpipOffload::Auto,
             felix: FelixConfiguration::of_environment(|_| None).unwrap(),
             probe_path_mtu: false,

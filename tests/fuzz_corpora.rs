@@ -136,15 +136,76 @@ fn write_the_seeds() {
         write("arp", name, &message);
         write("ethernet_ip", &format!("arp-{name}"), &frame([0x08, 0x06], &message));
     }
+    ipv6_seeds();
     for name in ["nodes", "pool", "pods"] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/examples/two-nodes");
         write("resource", name, &fs::read(path.join(format!("{name}.yaml"))).unwrap());
     }
+    let dual_stack = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/examples/dual-stack");
+    let files = ["nodes", "pools", "pods"].map(|name| dual_stack.join(format!("{name}.yaml")));
+    let texts = files.map(|path| fs::read_to_string(path).unwrap());
+    write("resource", "dual-stack", texts.join("---\n").as_bytes());
     engine_seeds();
+    engine_dual_seeds();
     segmentation_seeds();
     write("mac", "lower", b"66:f9:37:c3:7e:94");
     write("mac", "upper", b"EE:EE:EE:EE:EE:EE");
     write("mac", "dashes", b"66-f9-37-c3-7e-94");
+}
+
+/// The kernel's IPv6, taken apart as the targets want it.
+fn ipv6_seeds() {
+    let name_of = |vector: &serde_json::Value| {
+        let name = vector["name"].as_str().unwrap();
+        name.replace(", ", "-").replace(['\'', ','], "").replace(' ', "-")
+    };
+    let solicitations = vectors("ndp-kernel-6.18-vectors.jsonl");
+    for vector in &solicitations {
+        let given = hex(vector["in_frame"].as_str().unwrap());
+        // Addresses, and what stands behind the fixed header.
+        write("ndp", &name_of(vector), &given[22..]);
+        if let Some(made) = vector["out_frame"][0].as_str() {
+            write("ndp", &format!("{}-answer", name_of(vector)), &hex(made)[22..]);
+        }
+    }
+    for name in ["gateway, from the pod's address", "gateway, probed with a nonce"] {
+        let vector = named(&solicitations, name);
+        write("ethernet_ip", &format!("ndp-{}", name_of(vector)), &hex(vector["in_frame"].as_str().unwrap()));
+    }
+    for vector in &vectors("icmpv6-kernel-6.18-vectors.jsonl") {
+        for (packet, side) in [(&vector["in_ip"], "given"), (&vector["out_ip"][0], "made")] {
+            let Some(packet) = packet.as_str().map(hex).filter(|packet| packet[6] == 58) else { continue };
+            // A quote says no more after its first bytes.
+            let end = packet.len().min(200);
+            write("icmpv6", &format!("{}-{side}", name_of(vector)), &packet[8..end]);
+        }
+    }
+    let tunnel = vectors("vxlan-v6-kernel-6.18-vectors.jsonl");
+    for name in [
+        "encap, tc 0xb9",
+        "encap, no next header",
+        "encap, every extension header",
+        "encap, authentication header",
+        "encap, first fragment",
+        "encap, later fragment",
+        "encap, single fragment",
+        "encap, fragment 2 of a kernel's",
+        "decap, inner ipv4",
+        "decap, inner tc 0xb8 outer tc 0",
+        "decap, behind destination options",
+        "decap, inner cut short",
+    ] {
+        let vector = named(&tunnel, name);
+        let packet = in_of(&tunnel, name);
+        write("ipv6", &name_of(vector), &packet);
+        write("flow", &format!("ipv6-{}", name_of(vector)), &packet);
+        let macs = [0x66, 0xf9, 0x37, 0xc3, 0x7e, 0x94, 0x66, 0x2d, 0xbf, 0x44, 0xa6, 0x8b];
+        write(
+            "ethernet_ip",
+            &format!("ipv6-{}", name_of(vector)),
+            &[&macs, &[0x86, 0xdd][..], &packet].concat(),
+        );
+    }
 }
 
 /// Frames for the node of `tests/engine`: each port, each mode, each way to leave the fast path.
@@ -211,6 +272,66 @@ fn engine_seeds() {
     let datagrams = Ip::udp(alpha, remotes[1], 3000).partial().sent_by(mac(10));
     let datagrams = Record { flags: 7, kind: 2, ..record(0, datagrams) };
     seed("super-frame-from-tunnel", &[record(3, arrived), datagrams]);
+}
+
+/// The same for a node of both families: what goes everywhere and comes from everywhere, and neighbour discovery.
+fn engine_dual_seeds() {
+    use bodies::engine::{Record, bed::*, packets6::*};
+    use margay::wire::MacAddr;
+
+    let record = |port, peer: u8, frame: margay::io::memory::MemoryFrame| Record {
+        port,
+        flags: 0,
+        peer_and_ecn: peer << 2,
+        checksum: [40, 16],
+        kind: 0,
+        size: 1370,
+        bytes: frame.bytes,
+    };
+    let seed = |name, records: &[Record]| {
+        let mut input = Vec::new();
+        records.iter().for_each(|record| record.write(&mut input));
+        write("engine_dual", name, &input);
+    };
+    let from_alpha = |ip: Ip6| record(0, 0, ip.sent_by(ALPHA_MAC));
+    let everywhere = [BETA6, GAMMA6, B_OVER_V6, C_OVER_V4, B_DIRECT6, OUTSIDE6, NODE6, GATEWAY6];
+    seed("pod-to-everywhere", &everywhere.map(|dst| from_alpha(Ip6::udp(ALPHA6, dst, 4))));
+    let (over_v6, over_v4) = (Ip6::udp(B_OVER_V6, ALPHA6, 4), Ip6::udp(C_OVER_V4, ALPHA6, 4));
+    let back = [
+        record(4, 0, over_v6.in_vxlan(PEER_B6.into(), VTEP_A6, VTEP_B6)),
+        record(3, 1, over_v6.in_vxlan(PEER_B.into(), VTEP_A, VTEP_B)),
+        record(3, 2, over_v4.in_vxlan(PEER_C.into(), VTEP_A, VTEP_C)),
+        record(5, 0, Ip6::udp(B_DIRECT6, ALPHA6, 4).on_underlay()),
+        record(6, 0, Ip6::udp(OUTSIDE6, ALPHA6, 4).plain()),
+    ];
+    seed("everywhere-to-pod", &back);
+    let discovery = [
+        from_alpha(Ip6::solicitation(ALPHA6, GATEWAY6, GATEWAY6, Some(ALPHA_MAC))),
+        from_alpha(Ip6::solicitation(ALPHA6, GATEWAY6, BETA6, None)),
+        from_alpha(Ip6::udp(ALPHA6, GAMMA6, 4)),
+        record(
+            2,
+            0,
+            Ip6::advertisement((GAMMA6, GATEWAY6), 0x60, GAMMA6, MacAddr([2, 0, 0, 0, 0, 12]))
+                .sent_by(GAMMA_MAC),
+        ),
+        from_alpha(Ip6::echo(ALPHA6, GATEWAY6)),
+    ];
+    seed("neighbour-discovery", &discovery);
+    let errors = [
+        from_alpha(Ip6::udp(ALPHA6, BETA6, 4).hops(1)),
+        from_alpha(Ip6::udp(ALPHA6, B_OVER_V6, 1400)),
+        from_alpha(Ip6::new(ALPHA6, B_OVER_V6, 60, [&[17, 0, 1, 4, 0, 0, 0, 0][..], &[9; 16]].concat())),
+        from_alpha(Ip6::new(
+            ALPHA6,
+            B_OVER_V6,
+            FRAGMENT,
+            [&[17, 0, 0, 1, 0, 0, 0, 7][..], &[9; 16]].concat(),
+        )),
+    ];
+    seed("errors-and-extensions", &errors);
+    let large = Ip6::tcp(ALPHA6, B_OVER_V6, 0x10, &[], 3000).partial(16).0;
+    seed("super-frame", &[Record { flags: 3, ..from_alpha(large) }]);
 }
 
 /// A super-frame of each kind, and streams to be cut and joined.

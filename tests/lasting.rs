@@ -12,12 +12,12 @@ use std::time::Duration;
 
 use lab::{build, margay, packets, reaches, start, until, until_ended};
 use margay::rib::Attach;
-use margay::sys::netlink::{Family, Link, LinkChange};
+use margay::sys::netlink::{Link, LinkChange};
 use margay::sys::netns::Netns;
 use margay::testbed::{
     Arrivals, Capture, Lab, LabSpec, Mode, Ping, Steady, Transfer, Workdir, ping, steady, trickle,
 };
-use margay::wire::MacAddr;
+use margay::wire::{Family, MacAddr};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 

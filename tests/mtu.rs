@@ -4,16 +4,17 @@
 mod lab;
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
 use lab::{build, margay, moves_tcp, packets, reaches, start, sysctl, until};
+use margay::lpm::Prefix;
 use margay::rib::Attach;
 use margay::sys::netlink::{LinkChange, Route, RouteKind, Scope, VethEnd};
 use margay::sys::netns::Netns;
 use margay::testbed::{Capture, Lab, LabSpec, Mode, Pod};
-use nix::sys::socket::{getsockopt, sockopt::IpMtu};
+use margay::wire::Family;
 
 fn felix(lab: &Lab, spec: &str) {
     let text = format!(
@@ -50,12 +51,14 @@ fn said(lab: &mut Lab, what: &str) {
 
 /// What a sender is told that sends too much: the path MTU that the kernel of the namespace has learned.
 fn told_mtu(from: &Netns, to: IpAddr) -> u32 {
-    let socket = from.run(|| UdpSocket::bind("0.0.0.0:0")).unwrap().unwrap();
+    let (any, headers): (IpAddr, _) = if to.is_ipv4() { ([0; 4].into(), 28) } else { ([0; 16].into(), 48) };
+    let socket = from.run(|| UdpSocket::bind(SocketAddr::new(any, 0))).unwrap().unwrap();
     socket.connect(SocketAddr::new(to, 9)).unwrap();
-    let path = || getsockopt(&socket, IpMtu).unwrap() as u32;
+    let mut netlink = from.netlink().unwrap();
+    let mut path = || netlink.path_to(to).unwrap().mtu;
     let before = path();
-    let datagram = vec![0; before as usize - 28];
-    until("fragmentation needed", || {
+    let datagram = vec![0; before as usize - headers];
+    until("the word that it is too much", || {
         // What is learned, or that nobody listens, is an error of a later send.
         let _ = socket.send(&datagram);
         path() < before
@@ -236,43 +239,49 @@ fn a_veths_mtu_is_lowered_with_both_ends_and_never_raised_above_what_it_was() {
 /// What the kernel has learned of a way and will forget is not for the pods' interfaces.
 #[test]
 fn a_learned_mtu_is_not_a_lasting_one() {
+    for (network, length) in [("192.168.", 24), ("fd00:", 64)] {
+        learned_and_lasting(network, length);
+    }
+}
+
+/// Two networks that begin with `network`, and a router between them.
+fn learned_and_lasting(network: &str, length: u8) {
+    let dot = if length == 24 { "." } else { "::" };
+    let at = |subnet: u8, host: u8| -> IpAddr { format!("{network}{subnet}{dot}{host}").parse().unwrap() };
     let [near, router, far] = [(); 3].map(|()| Netns::create().unwrap());
-    let join = |a: (&Netns, &str, &str, u32), b: (&Netns, &str, &str)| {
+    let join = |a: (&Netns, &str, IpAddr, u32), b: (&Netns, &str, IpAddr)| {
         let end = |name, mtu, netns| VethEnd { name, mac: None, mtu: Some(mtu), netns };
         a.0.netlink().unwrap().add_veth(&end(a.1, a.3, None), &end(b.1, 1500, Some(b.0.as_fd()))).unwrap();
         for (netns, name, address) in [(a.0, a.1, a.2), (b.0, b.1, b.2)] {
             let mut netlink = netns.netlink().unwrap();
             let dev = netlink.link(name).unwrap().index;
-            netlink.add_address(dev, address.parse().unwrap()).unwrap();
+            netlink.add_address(dev, Prefix::new(address, length).unwrap()).unwrap();
             netlink.set_link(name, &[LinkChange::Up]).unwrap();
         }
     };
-    join((&router, "a", "192.168.1.254/24", 1500), (&near, "eth0", "192.168.1.1/24"));
-    join((&router, "b", "192.168.2.254/24", 1300), (&far, "eth0", "192.168.2.1/24"));
+    join((&router, "a", at(1, 254), 1500), (&near, "eth0", at(1, 1)));
+    join((&router, "b", at(2, 254), 1300), (&far, "eth0", at(2, 1)));
     sysctl(&router, "net/ipv4/ip_forward", "1");
-    for (netns, gateway) in [(&near, [192, 168, 1, 254]), (&far, [192, 168, 2, 254])] {
-        let via = Some(IpAddr::from(gateway));
-        netns
-            .netlink()
-            .unwrap()
-            .add_route(&Route { via, ..Route::default_of(margay::sys::netlink::Family::V4) })
-            .unwrap();
+    sysctl(&router, "net/ipv6/conf/all/forwarding", "1");
+    let address = at(2, 1);
+    for (netns, subnet) in [(&near, 1), (&far, 2)] {
+        let via = Some(at(subnet, 254));
+        netns.netlink().unwrap().add_route(&Route { via, ..Route::default_of(Family::of(address)) }).unwrap();
     }
-    let address = Ipv4Addr::new(192, 168, 2, 1);
-    assert_eq!(told_mtu(&near, address.into()), 1300);
+    assert_eq!(told_mtu(&near, address), 1300);
     let mut netlink = near.netlink().unwrap();
     assert_eq!(netlink.next_hop(address).unwrap().unwrap().mtu, Some(1300), "learned");
     let path = netlink.lasting_path(address).unwrap().unwrap();
     assert_eq!((path.dev, path.mtu), (netlink.link("eth0").unwrap().index, None));
     // That which somebody has set lasts, learned or not.
-    let via = Some(IpAddr::from([192, 168, 1, 254]));
-    let route = Route { via, mtu: Some(1400), ..Route::to("192.168.2.0/24".parse().unwrap()) };
+    let via = Some(at(1, 254));
+    let route = Route { via, mtu: Some(1400), ..Route::to(Prefix::new(at(2, 0), length).unwrap()) };
     netlink.add_route(&route).unwrap();
     assert_eq!(netlink.lasting_path(address).unwrap().unwrap().mtu, Some(1400));
-    assert_eq!(told_mtu(&near, address.into()), 1300);
+    assert_eq!(told_mtu(&near, address), 1300);
     assert_eq!(netlink.lasting_path(address).unwrap().unwrap().mtu, Some(1400));
     // To this host itself nothing leaves.
-    assert_eq!(netlink.lasting_path(Ipv4Addr::new(192, 168, 1, 1)).unwrap(), None);
+    assert_eq!(netlink.lasting_path(at(1, 1)).unwrap(), None);
 }
 
 /// So many bytes over a new TCP connection; false where they do not arrive.

@@ -160,7 +160,7 @@ fn felix_settings_and_their_scope() {
     let Resource::FelixConfiguration(felix) = one(&yaml(
         "FelixConfiguration",
         "node.node-a",
-        "vxlanPort: 4790\nvxlanVNI: 16777215\nvxlanMTU: 0\nipipMTU: 1400\nallowIPIPPacketsFromWorkloads: true\n\
+        "vxlanPort: 4790\nvxlanVNI: 16777215\nvxlanMTU: 0\nvxlanMTUV6: 1380\nipv6Support: true\nipipMTU: 1400\nallowIPIPPacketsFromWorkloads: true\n\
          allowVXLANPacketsFromWorkloads: false\nworkloadSourceSpoofing: Any",
     )) else {
         panic!("not a FelixConfiguration")
@@ -168,6 +168,7 @@ fn felix_settings_and_their_scope() {
     assert_eq!(felix.scope, Scope::Node("node-a".into()));
     assert_eq!((felix.vxlan_port, felix.vxlan_vni), (Some(4790), Some(0xff_ffff)));
     assert_eq!(felix.vxlan_mtu, Some(MtuSetting::Auto));
+    assert_eq!((felix.vxlan_mtu_v6, felix.ipv6_support), (Some(MtuSetting::Bytes(1380)), Some(true)));
     assert_eq!((felix.ipip_mtu, felix.mtu), (Some(MtuSetting::Bytes(1400)), None));
     let allowed = (felix.allow_ipip_from_workloads, felix.allow_vxlan_from_workloads);
     assert_eq!((allowed, felix.allow_spoofed_sources), ((Some(true), Some(false)), Some(true)));
@@ -205,9 +206,14 @@ fn felix_settings_in_the_environment() {
     let some = some.unwrap();
     assert_eq!((some.ipip_mtu, some.vxlan_mtu), (Some(MtuSetting::Bytes(1400)), Some(MtuSetting::Auto)));
     assert_eq!((some.mtu_iface_pattern.as_deref(), some.mtu), (Some("^en"), None));
+    for (value, supported) in [("false", false), ("0", false), ("N", false), ("True", true), ("1", true)] {
+        assert_eq!(of(&[("FELIX_IPV6SUPPORT", value)]).unwrap().ipv6_support, Some(supported), "{value}");
+    }
     for (variable, value, error) in [
         ("FELIX_VXLANMTU", "large", "\"large\" is not 0 (automatic) or a whole number from 68 to 65535"),
         ("FELIX_MTUIFACEPATTERN", "(", "\"(\" is not a regular expression (e.g. ^eth.*)"),
+        ("FELIX_VXLANMTUV6", "1000", "1000 is not 0 (automatic) or a whole number from 1280 to 65535"),
+        ("FELIX_IPV6SUPPORT", "maybe", "\"maybe\" is not true or false"),
         ("FELIX_VXLANPORT", "65536", "65536 is not a whole number from 1 to 65535"),
     ] {
         assert_eq!(of(&[(variable, value)]).unwrap_err(), format!("{variable}: {error}"));
@@ -239,7 +245,17 @@ fn each_wrong_field_is_named_with_what_is_allowed() {
         (
             "Node",
             "bgp:\n  ipv6Address: 10.0.0.5/24",
-            "Node it: spec.bgp.ipv6Address: \"10.0.0.5/24\" is not an IPv6 address with prefix length (e.g. 2001:db8::5/64)",
+            "Node it: spec.bgp.ipv6Address: \"10.0.0.5/24\" is not a global or unique local IPv6 address with prefix length (e.g. 2001:db8::5/64)",
+        ),
+        (
+            "Node",
+            "bgp:\n  ipv6Address: fe80::5/64",
+            "Node it: spec.bgp.ipv6Address: \"fe80::5/64\" is not a global or unique local IPv6 address with prefix length (e.g. 2001:db8::5/64)",
+        ),
+        (
+            "Node",
+            "bgp:\n  ipv6Address: ::ffff:10.0.0.5/120",
+            "Node it: spec.bgp.ipv6Address: \"::ffff:10.0.0.5/120\" is not a global or unique local IPv6 address with prefix length (e.g. 2001:db8::5/64)",
         ),
         (
             "Node",
@@ -254,7 +270,17 @@ fn each_wrong_field_is_named_with_what_is_allowed() {
         (
             "Node",
             "ipv6VXLANTunnelAddr: no",
-            "Node it: spec.ipv6VXLANTunnelAddr: \"no\" is not an IPv6 address (e.g. fd00:10:65::1)",
+            "Node it: spec.ipv6VXLANTunnelAddr: \"no\" is not a global or unique local IPv6 address (e.g. fd00:10:65::1)",
+        ),
+        (
+            "Node",
+            "ipv6VXLANTunnelAddr: fd00::1/128",
+            "Node it: spec.ipv6VXLANTunnelAddr: \"fd00::1/128\" is not a global or unique local IPv6 address (e.g. fd00:10:65::1)",
+        ),
+        (
+            "Node",
+            "vxlanTunnelMACAddrV6: 33:33:00:00:00:01",
+            "Node it: spec.vxlanTunnelMACAddrV6: \"33:33:00:00:00:01\" is not a unicast Ethernet address (e.g. 66:f9:37:c3:7e:94)",
         ),
         (
             "Node",
@@ -262,11 +288,15 @@ fn each_wrong_field_is_named_with_what_is_allowed() {
             "Node it: spec.vxlanTunnelMACAddr: \"01:00:00:00:00:00\" is not a unicast Ethernet address (e.g. 66:f9:37:c3:7e:94)",
         ),
         ("Node", "bgp: [1]", "Node it: spec.bgp: a list is not an object"),
-        ("IPPool", "natOutgoing: true", "IPPool it: spec.cidr: missing: want a prefix (e.g. 10.65.0.0/16)"),
+        (
+            "IPPool",
+            "natOutgoing: true",
+            "IPPool it: spec.cidr: missing: want a prefix (e.g. 10.65.0.0/16, fd00:10:65::/64)",
+        ),
         (
             "IPPool",
             "cidr: 10.65.0.0",
-            "IPPool it: spec.cidr: \"10.65.0.0\" is not a prefix (e.g. 10.65.0.0/16)",
+            "IPPool it: spec.cidr: \"10.65.0.0\" is not a prefix (e.g. 10.65.0.0/16, fd00:10:65::/64)",
         ),
         (
             "IPPool",
@@ -280,6 +310,22 @@ fn each_wrong_field_is_named_with_what_is_allowed() {
         ),
         (
             "IPPool",
+            "cidr: fe80:1::/64",
+            "IPPool it: spec.cidr: fe80:1::/64 overlaps fe80::/10, which is no range for workloads",
+        ),
+        (
+            "IPPool",
+            "cidr: ::/0",
+            "IPPool it: spec.cidr: ::/0 overlaps fe80::/10, which is no range for workloads",
+        ),
+        (
+            "IPPool",
+            "cidr: ::ffff:10.65.0.0/112",
+            "IPPool it: spec.cidr: ::ffff:10.65.0.0/112 overlaps ::ffff:0.0.0.0/96, which is no range for workloads",
+        ),
+        ("IPPool", "cidr: fd00::1/64", "IPPool it: spec.cidr: fd00::1/64 has host bits set (want fd00::/64)"),
+        (
+            "IPPool",
             "cidr: 10.65.0.0/16\nvxlanMode: always",
             "IPPool it: spec.vxlanMode: \"always\" is not Never, Always or CrossSubnet",
         ),
@@ -291,10 +337,15 @@ fn each_wrong_field_is_named_with_what_is_allowed() {
         (
             "IPPool",
             "cidr: fd00::/64\nipipMode: Always",
-            "IPPool it: spec.ipipMode: Always is not possible for IPv6 pool fd00::/64 (want Never)",
+            "IPPool it: spec.ipipMode: Always is not possible for IPv6 pool fd00::/64 (want Never, or vxlanMode)",
         ),
         ("IPPool", "cidr: 10.65.0.0/16\nblockSize: 19", "IPPool it: spec.blockSize: 19 is not from 20 to 32"),
         ("IPPool", "cidr: fd00::/64\nblockSize: 64", "IPPool it: spec.blockSize: 64 is not from 116 to 128"),
+        (
+            "IPPool",
+            "cidr: fd00::/124",
+            "IPPool it: spec.blockSize: a block of /122 is larger than pool fd00::/124 (want 124 or more)",
+        ),
         (
             "IPPool",
             "cidr: 10.65.0.0/27",
@@ -327,6 +378,11 @@ fn each_wrong_field_is_named_with_what_is_allowed() {
         ),
         (
             "BlockAffinity",
+            "cidr: fd00::41/122\nnode: a",
+            "BlockAffinity it: spec.cidr: fd00::41/122 has host bits set (want fd00::40/122)",
+        ),
+        (
+            "BlockAffinity",
             "cidr: 10.65.0.0/26\nnode: a\nstate: Confirmed",
             "BlockAffinity it: spec.state: \"Confirmed\" is not confirmed, pending or pendingDeletion",
         ),
@@ -343,7 +399,17 @@ fn each_wrong_field_is_named_with_what_is_allowed() {
         (
             "WorkloadEndpoint",
             "node: a\nipNetworks: [10.65.0.2/31]",
-            "WorkloadEndpoint default/it: spec.ipNetworks[0]: \"10.65.0.2/31\" is not one host's address (e.g. 10.65.0.2/32)",
+            "WorkloadEndpoint default/it: spec.ipNetworks[0]: \"10.65.0.2/31\" is not one host's address (e.g. 10.65.0.2/32, fd00:10:65::2/128)",
+        ),
+        (
+            "WorkloadEndpoint",
+            "node: a\nipNetworks: [\"fd00::2/64\"]",
+            "WorkloadEndpoint default/it: spec.ipNetworks[0]: \"fd00::2/64\" is not one host's address (e.g. 10.65.0.2/32, fd00:10:65::2/128)",
+        ),
+        (
+            "WorkloadEndpoint",
+            "node: a\nipNetworks: [\"fe80::2\"]",
+            "WorkloadEndpoint default/it: spec.ipNetworks[0]: \"fe80::2\" is not one host's address (e.g. 10.65.0.2/32, fd00:10:65::2/128)",
         ),
         (
             "WorkloadEndpoint",
@@ -378,7 +444,7 @@ fn each_wrong_field_is_named_with_what_is_allowed() {
         (
             "WorkloadEndpoint",
             "node: a\nallowSpoofedSourcePrefixes: [192.0.2.1]",
-            "WorkloadEndpoint default/it: spec.allowSpoofedSourcePrefixes[0]: \"192.0.2.1\" is not a prefix (e.g. 192.0.2.0/24)",
+            "WorkloadEndpoint default/it: spec.allowSpoofedSourcePrefixes[0]: \"192.0.2.1\" is not a prefix (e.g. 192.0.2.0/24, 2001:db8::/64)",
         ),
         (
             "FelixConfiguration",
@@ -409,6 +475,16 @@ fn each_wrong_field_is_named_with_what_is_allowed() {
             "FelixConfiguration",
             "vxlanMTU: 14.5",
             "FelixConfiguration it: spec.vxlanMTU: 14.5 is not 0 (automatic) or a whole number from 68 to 65535",
+        ),
+        (
+            "FelixConfiguration",
+            "vxlanMTUV6: 1279",
+            "FelixConfiguration it: spec.vxlanMTUV6: 1279 is not 0 (automatic) or a whole number from 1280 to 65535",
+        ),
+        (
+            "FelixConfiguration",
+            "ipv6Support: yes",
+            "FelixConfiguration it: spec.ipv6Support: \"yes\" is not true or false",
         ),
         (
             "FelixConfiguration",
@@ -568,7 +644,7 @@ fn resources_that_cannot_both_be_are_named_both() {
         yaml("BlockAffinity", name, &format!("cidr: {cidr}\nnode: {node}\nstate: {state}"))
     };
     let wep = |name: &str, more: &str| yaml("WorkloadEndpoint", name, &format!("node: a\n{more}"));
-    let cases: [(Vec<String>, &str); 10] = [
+    let cases: [(Vec<String>, &str); 13] = [
         (
             vec![node("a", "10.0.0.1/24"), node("a", "10.0.0.2/24")],
             "test.yaml, document 2: Node a: metadata.name: is already used by Node a (test.yaml, document 1)",
@@ -606,6 +682,24 @@ fn resources_that_cannot_both_be_are_named_both() {
         ),
         (
             vec![
+                yaml("Node", "a", "vxlanTunnelMACAddrV6: 02:00:00:00:00:01"),
+                yaml("Node", "b", "vxlanTunnelMACAddrV6: 02:00:00:00:00:01"),
+            ],
+            "test.yaml, document 2: Node b: spec.vxlanTunnelMACAddrV6: 02:00:00:00:00:01 already belongs to Node a (test.yaml, document 1)",
+        ),
+        (
+            vec![pool("a", "fd00::/48"), pool("b", "fd00:0:0:65::/64")],
+            "test.yaml, document 2: IPPool b: spec.cidr: fd00:0:0:65::/64 overlaps fd00::/48 of IPPool a (test.yaml, document 1)",
+        ),
+        (
+            vec![
+                yaml("Node", "a", "bgp: {ipv6Address: \"fd77::1/64\"}"),
+                wep("x", "ipNetworks: [\"fd77:0::1/128\"]"),
+            ],
+            "test.yaml, document 2: WorkloadEndpoint default/x: spec.ipNetworks: fd77::1 already belongs to Node a (test.yaml, document 1)",
+        ),
+        (
+            vec![
                 endpoint("margay.dev/attach: veth", "interfaceName: cali1"),
                 endpoint("margay.dev/attach: veth", "interfaceName: cali1").replace("name: it", "name: that"),
             ],
@@ -633,6 +727,11 @@ fn resources_that_can_both_be_are_accepted() {
             yaml("BlockAffinity", "z", "cidr: 10.65.0.0/24\nnode: b\nstate: confirmed"),
         ],
         vec![yaml("IPPool", "x", "cidr: 10.64.0.0/16"), yaml("IPPool", "y", "cidr: 10.65.0.0/16")],
+        // The VTEPs of the two families do not meet.
+        vec![
+            yaml("Node", "a", "vxlanTunnelMACAddr: 02:00:00:00:00:01"),
+            yaml("Node", "b", "vxlanTunnelMACAddrV6: 02:00:00:00:00:01"),
+        ],
         vec![yaml("Node", "a", "ipv4VXLANTunnelAddr: 10.65.0.1\nbgp: {ipv4IPIPTunnelAddr: 10.65.0.1}")],
         vec![endpoint("", ""), endpoint("", "").replace("namespace: web", "namespace: db")],
     ];
@@ -665,7 +764,6 @@ fn unused_kinds_and_fields_are_noted_once() {
             "IPPool spec.assignmentMode is not used",
             "IPPool spec.nodeSelector is not used",
             "Node spec.bgp.asNumber is not used",
-            "IPPool spec.cidr holds IPv6, which is not routed yet",
             "FelixConfiguration e is not used: only `default` and `node.<name>` are",
         ]
     );
@@ -826,7 +924,7 @@ proptest! {
     /// A valid text with a hole, a doubled piece, or another piece of YAML in it.
     #[test]
     fn any_damage_ends_in_resources_or_errors(
-        cut in 0usize..900,
+        cut in 0usize..1500,
         length in 0usize..80,
         put in prop_oneof![
             Just(String::new()),
@@ -843,8 +941,11 @@ proptest! {
         let mut text = [
             yaml("Node", "a", "bgp:\n  ipv4Address: 10.0.0.5/24\nvxlanTunnelMACAddr: 02:00:00:00:00:01"),
             yaml("IPPool", "p", "cidr: 10.65.0.0/16\nblockSize: 26\nvxlanMode: Always\nallowedUses: [Tunnel]"),
+            yaml("IPPool", "q", "cidr: fd00:10:65::/64\nblockSize: 122\nvxlanMode: CrossSubnet"),
+            yaml("Node", "b", "bgp:\n  ipv6Address: fd77::2/64\nipv6VXLANTunnelAddr: fd00:10:65::41"),
             yaml("BlockAffinity", "b", "cidr: 10.65.0.0/26\nnode: a\nstate: confirmed"),
-            endpoint("margay.dev/netns: /n", "ipNetworks:\n- 10.65.0.2/32\nmac: 02:00:00:00:00:02"),
+            yaml("BlockAffinity", "c", "cidr: fd00:10:65::40/122\nnode: b"),
+            endpoint("margay.dev/netns: /n", "ipNetworks:\n- 10.65.0.2/32\n- fd00:10:65::2/128\nmac: 02:00:00:00:00:02"),
             yaml("FelixConfiguration", "default", "vxlanPort: 4789\nvxlanMTU: 1400"),
         ].join("---\n");
         let start = cut.min(text.len());

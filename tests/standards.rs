@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 
 /// The statements that margay keeps, by their letter: how many there are.
-const STATEMENTS: [(char, u32); 8] =
-    [('A', 7), ('F', 12), ('T', 9), ('M', 14), ('E', 4), ('I', 12), ('V', 11), ('S', 11)];
+const STATEMENTS: [(char, u32); 9] =
+    [('A', 7), ('F', 12), ('T', 9), ('M', 14), ('E', 4), ('I', 12), ('V', 11), ('S', 11), ('N', 18)];
 
 /// What a row says: its statement's ids, and the cells for code and test.
 struct Row {

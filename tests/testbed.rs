@@ -5,23 +5,54 @@ use std::time::Duration;
 
 use margay::rib::{Attach, Encap, Target};
 use margay::testbed::{
-    Capture, Lab, LabSpec, Mode, NodeKind, Ping, Pod, Topology, ping, throughput, transfer, udp_echo,
+    Capture, Lab, LabSpec, Mode, NodeKind, Ping, Pod, Stack, Topology, ping, throughput, transfer, udp_echo,
 };
+use margay::wire::Family;
 
 fn kernel_lab(mode: Mode, topology: Topology) -> Lab {
-    let spec = LabSpec { topology, kinds: [NodeKind::Kernel; 2], ..LabSpec::new(mode) };
+    kernels(LabSpec { topology, ..LabSpec::new(mode) })
+}
+
+fn kernels(spec: LabSpec) -> Lab {
+    let spec = LabSpec { kinds: [NodeKind::Kernel; 2], ..spec };
     Lab::new(spec).expect("a lab needs root, or a user namespace of its own")
 }
 
-/// Every pair of pods can ping each other, both ways.
+/// Every pair of pods can ping each other, both ways, in each family that they have.
 fn all_reach_all(lab: &Lab) {
     let pods: Vec<&Pod> = lab.nodes.iter().flat_map(|node| &node.pods).collect();
     for from in &pods {
         for to in pods.iter().filter(|to| to.address != from.address) {
-            let report = ping(&from.netns, to.address, Ping::default()).unwrap();
-            assert_eq!((report.sent, report.lost()), (3, 0), "{} to {}: {report:?}", from.name, to.name);
+            for address in to.addresses() {
+                let report = ping(&from.netns, address, Ping::default()).unwrap();
+                assert_eq!((report.sent, report.lost()), (3, 0), "{} to {address}: {report:?}", from.name);
+            }
         }
     }
+}
+
+#[test]
+fn kernels_with_both_families() {
+    for (mode, topology) in [
+        (Mode::Vxlan, Topology::SameSubnet),
+        (Mode::Vxlan, Topology::Routed),
+        (Mode::None, Topology::SameSubnet),
+        (Mode::None, Topology::Routed),
+    ] {
+        let lab = kernels(LabSpec { topology, ..LabSpec::dual(mode) });
+        assert_eq!(lab.nodes.iter().flat_map(|node| &node.pods).flat_map(Pod::addresses).count(), 8);
+        all_reach_all(&lab);
+    }
+}
+
+#[test]
+fn kernels_with_ipv6_alone() {
+    let lab = kernels(LabSpec { underlay: Stack::V6, pods: Stack::V6, ..LabSpec::new(Mode::Vxlan) });
+    assert_eq!(lab.spec.pod_mtu(), 1430);
+    all_reach_all(&lab);
+    let (a, b) = (&lab.nodes[0].pods[0], &lab.nodes[1].pods[1]);
+    let moved = transfer(&a.netns, &b.netns, b.address, 1_000_000).unwrap();
+    assert!(moved.intact(), "{moved:?}");
 }
 
 #[test]
@@ -92,10 +123,10 @@ fn a_capture_shows_the_underlay_and_a_pods_arp() {
     assert_eq!(tunnelled, 2, "request and reply in VXLAN");
     let arp = at_pod.stop().into_iter().filter(|frame| frame.bytes[12..14] == [0x08, 0x06]).count();
     assert!(arp >= 2, "the pod asked for its gateway and was answered");
-    let gateway = a.gateway().unwrap().expect("the pod has resolved its gateway");
+    let gateway = a.gateway(Family::V4).unwrap().expect("the pod has resolved its gateway");
     assert_eq!(gateway.mac.unwrap().to_string(), "ee:ee:ee:ee:ee:ee");
     a.forget_gateway().unwrap();
-    assert_eq!(a.gateway().unwrap().and_then(|entry| entry.mac), None);
+    assert_eq!(a.gateway(Family::V4).unwrap().and_then(|entry| entry.mac), None);
 }
 
 #[test]
@@ -137,9 +168,13 @@ fn every_modes_files_make_the_routes_that_its_name_says() {
         let resources = margay::datastore::load(lab.resources.path()).unwrap();
         let plan = margay::rib::plan(&resources, "node-a").unwrap();
         assert_eq!(plan.endpoints.len(), 2);
-        assert_eq!((plan.address, &plan.warnings[..]), (lab.nodes[0].address(), &[][..]));
+        assert_eq!((plan.underlays.main_address(), &plan.warnings[..]), (lab.nodes[0].address(), &[][..]));
         let route = plan.routes.iter().find(|route| route.prefix == lab.nodes[1].block).unwrap();
-        assert_eq!(route.target, Target::Peer { peer: 0, encap }, "{mode:?} {topology:?}");
+        assert_eq!(
+            route.target,
+            Target::Peer { peer: 0, encap, underlay: Family::V4 },
+            "{mode:?} {topology:?}"
+        );
     }
 }
 

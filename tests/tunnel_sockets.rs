@@ -5,14 +5,16 @@ mod lab;
 
 use std::fs;
 use std::io::{ErrorKind, Read};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use lab::start;
 use margay::sys::filter::Filter;
 use margay::sys::netlink::LinkChange;
 use margay::sys::netns::Netns;
-use margay::sys::socket;
+use margay::sys::socket::{self, ZeroChecksums};
 use margay::testbed::{LabSpec, Mode};
+use margay::wire::ip::Family;
+use margay::wire::{Protocol, ipv6, udp};
 use socket2::Socket;
 
 const HERE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 1);
@@ -58,11 +60,16 @@ fn datagram(to: Ipv4Addr, port: u16, len: u16, checksum: Option<u16>, data: &[u8
     ip(17, to, &udp)
 }
 
-fn send(packet: &[u8], to: Ipv4Addr) {
-    let sender = socket::raw_sender().unwrap();
+fn send(packet: &[u8], to: impl Into<IpAddr>) {
+    let to = to.into();
+    let sender = socket::raw_sender(Family::of(to)).unwrap();
     sender.set_broadcast(true).unwrap();
-    let sent = sender.send_to(packet, &SocketAddr::V4(SocketAddrV4::new(to, 0)).into()).unwrap();
+    let sent = sender.send_to(packet, &SocketAddr::new(to, 0).into()).unwrap();
     assert_eq!(sent, packet.len());
+}
+
+fn vxlan(local: IpAddr, zero_checksums: ZeroChecksums) -> Socket {
+    socket::vxlan_receiver(SocketAddr::new(local, VXLAN), zero_checksums).unwrap()
 }
 
 /// What a socket has: over a loopback it is there as soon as it was sent.
@@ -80,7 +87,7 @@ fn received(socket: &Socket) -> Option<Vec<u8>> {
 #[test]
 fn v3_v4_v5_the_kernel_drops_datagrams_that_do_not_fit() {
     on_loopback(|| {
-        let socket = socket::vxlan_receiver(SocketAddr::new(IpAddr::V4(THERE), VXLAN)).unwrap();
+        let socket = vxlan(THERE.into(), ZeroChecksums::Refused);
         let data = [7; 30];
         let try_it = |port, len, checksum| {
             send(&datagram(THERE, port, len, checksum, &data), THERE);
@@ -104,11 +111,73 @@ fn v3_v4_v5_the_kernel_drops_datagrams_that_do_not_fit() {
     });
 }
 
+/// A datagram over IPv6, its checksum right unless it is given.
+fn datagram_v6(port: u16, checksum: Option<u16>, data: &[u8]) -> Vec<u8> {
+    let len = (8 + data.len()) as u16;
+    let mut datagram = [50_000, port, len, 0].map(u16::to_be_bytes).concat();
+    datagram.extend(data);
+    udp::fill_checksum(&mut datagram, LOOPBACK_V6.into(), LOOPBACK_V6.into());
+    if let Some(checksum) = checksum {
+        udp::write_checksum(&mut datagram, checksum);
+    }
+    ip_v6(Protocol::UDP, &datagram)
+}
+
+const LOOPBACK_V6: Ipv6Addr = Ipv6Addr::LOCALHOST;
+
+fn ip_v6(next_header: Protocol, payload: &[u8]) -> Vec<u8> {
+    let header = ipv6::Header {
+        traffic_class: 0,
+        flow_label: 0,
+        payload_len: payload.len() as u16,
+        next_header,
+        hop_limit: 64,
+        src: LOOPBACK_V6,
+        dst: LOOPBACK_V6,
+    };
+    let mut bytes = [0; ipv6::HEADER_LEN];
+    header.write(&mut bytes);
+    [&bytes, payload].concat()
+}
+
+/// RFC 8200 8.1, RFC 6935 5, RFC 6936 4 (1): no checksum is an exception that a port is told of.
+#[test]
+fn over_ipv6_the_kernel_drops_datagrams_without_checksum_unless_told() {
+    on_loopback(|| {
+        for accepts in [ZeroChecksums::Refused, ZeroChecksums::Accepted] {
+            let socket = vxlan(LOOPBACK_V6.into(), accepts);
+            let data = [7; 30];
+            let try_it = |port, checksum| {
+                send(&datagram_v6(port, checksum, &data), LOOPBACK_V6);
+                received(&socket)
+            };
+            assert_eq!(try_it(VXLAN, None).as_deref(), Some(&data[..]), "a right checksum");
+            let without = (accepts == ZeroChecksums::Accepted).then_some(&data[..]);
+            assert_eq!(try_it(VXLAN, Some(0)).as_deref(), without, "none");
+            assert_eq!(try_it(VXLAN, Some(1)), None, "a wrong one");
+            assert_eq!(try_it(4788, None), None, "another port");
+        }
+    });
+}
+
+/// The other family's datagrams come to a socket of that family, which may have the same port.
+#[test]
+fn a_socket_of_ipv6_takes_no_ipv4() {
+    on_loopback(|| {
+        let v6 = vxlan(Ipv6Addr::UNSPECIFIED.into(), ZeroChecksums::Refused);
+        let v4 = vxlan(Ipv4Addr::UNSPECIFIED.into(), ZeroChecksums::Refused);
+        send(&datagram(THERE, VXLAN, 38, None, &[7; 30]), THERE);
+        assert!(received(&v6).is_none() && received(&v4).is_some());
+        send(&datagram_v6(VXLAN, None, &[7; 30]), LOOPBACK_V6);
+        assert!(received(&v6).is_some() && received(&v4).is_none());
+    });
+}
+
 /// RFC 1122 3.2.1.3: the tunnels' sockets are those of one address.
 #[test]
 fn s7_other_destinations_do_not_reach_the_sockets() {
     on_loopback(|| {
-        let vxlan = socket::vxlan_receiver(SocketAddr::new(IpAddr::V4(THERE), VXLAN)).unwrap();
+        let receiver = vxlan(THERE.into(), ZeroChecksums::Refused);
         let ipip = socket::ipip_receiver(IpAddr::V4(THERE), &Filter::share_of_ipip(0, 1)).unwrap();
         // Who listens to every address sees that the others came.
         let any = socket::ipip_receiver(Ipv4Addr::UNSPECIFIED.into(), &Filter::share_of_ipip(0, 1)).unwrap();
@@ -116,7 +185,7 @@ fn s7_other_destinations_do_not_reach_the_sockets() {
         let broadcast = Ipv4Addr::new(127, 255, 255, 255);
         for (to, arrives) in [(THERE, true), (broadcast, false), (HERE, false)] {
             send(&datagram(to, VXLAN, 38, None, &[7; 30]), to);
-            assert_eq!(received(&vxlan).is_some(), arrives, "VXLAN to {to}");
+            assert_eq!(received(&receiver).is_some(), arrives, "VXLAN to {to}");
             send(&ip(4, to, &inner), to);
             assert_eq!(received(&ipip).is_some(), arrives, "IPIP to {to}");
             assert!(received(&any).is_some(), "IPIP to {to} is sent");

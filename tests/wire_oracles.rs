@@ -1,15 +1,18 @@
 //! `wire` against etherparse and pnet: packets that they build, and any bytes at all.
 //!
 //! Two oracles that agree with us can be wrong like us; the literal bytes in `src/wire` and the kernel's packets
-//! in `wire_vectors.rs` stand for the truth.
+//! in `wire_vectors` stand for the truth.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use etherparse::PacketBuilder;
-use margay::wire::{Arp, EtherType, Ethernet, Icmpv4, Icmpv4Type, Ipv4, MacAddr, Protocol, Tcp, Udp, Vni};
-use margay::wire::{Vxlan, arp, ethernet, icmpv4, ipv4, tcp, udp, vxlan};
+use margay::wire::{Arp, EtherType, Ethernet, Icmpv4, Icmpv4Type, Icmpv6, Icmpv6Type, Ipv4, Ipv6, MacAddr};
+use margay::wire::{NeighborAdvertisement, NeighborSolicitation, Protocol, Tcp, Udp, Vni, Vxlan};
+use margay::wire::{arp, ethernet, icmpv4, icmpv6, ipv4, ipv6, ndp, tcp, udp, vxlan};
 use pnet::packet::arp::{ArpHardwareTypes, ArpOperations, MutableArpPacket};
 use pnet::packet::ethernet::{EtherTypes, MutableEthernetPacket};
+use pnet::packet::icmpv6::ndp::{MutableNeighborAdvertPacket, NdpOption, NdpOptionTypes};
+use pnet::packet::icmpv6::{Icmpv6Packet, Icmpv6Types};
 use pnet::packet::vxlan::MutableVxlanPacket;
 use pnet::util::MacAddr as PnetMac;
 use proptest::collection::vec;
@@ -21,6 +24,10 @@ mod bodies;
 
 fn address() -> impl Strategy<Value = Ipv4Addr> {
     any::<u32>().prop_map(Ipv4Addr::from_bits)
+}
+
+fn address_v6() -> impl Strategy<Value = Ipv6Addr> {
+    any::<u128>().prop_map(Ipv6Addr::from_bits)
 }
 
 fn mac() -> impl Strategy<Value = MacAddr> {
@@ -251,21 +258,133 @@ proptest! {
         }
     }
 
-    /// IPv6's pseudo-header, for the underlays and workloads to come.
     #[test]
-    fn sums_over_ipv6_as_etherparse_makes_them(
-        (src, dst) in any::<([u8; 16], [u8; 16])>(),
+    fn an_ipv6_udp_frame_as_etherparse_builds_it(
+        (dst_mac, src_mac) in (mac(), mac()),
+        (src, dst) in (address_v6(), address_v6()),
+        (traffic_class, flow_label, hop_limit) in (any::<u8>(), 0_u32..1 << 20, any::<u8>()),
         (src_port, dst_port) in any::<(u16, u16)>(),
         data in vec(any::<u8>(), 0..1500),
     ) {
-        let step = PacketBuilder::ipv6(src, dst, 64).udp(src_port, dst_port);
+        let mut header = etherparse::Ipv6Header {
+            flow_label: flow_label.try_into().unwrap(),
+            hop_limit,
+            source: src.octets(),
+            destination: dst.octets(),
+            ..Default::default()
+        };
+        header.set_dscp((traffic_class >> 2).try_into().unwrap());
+        header.set_ecn((traffic_class & 3).try_into().unwrap());
+        let step = PacketBuilder::ethernet2(src_mac.0, dst_mac.0)
+            .ip(etherparse::IpHeaders::Ipv6(header, Default::default()))
+            .udp(src_port, dst_port);
         let theirs = built(step, &data);
-        let (src, dst) = (src.into(), dst.into());
-        prop_assert!(Udp::parse(&theirs[40..]).unwrap().verify(src, dst));
-        let mut ours = theirs[40..].to_vec();
-        udp::write_checksum(&mut ours, 0);
-        udp::fill_checksum(&mut ours, src, dst);
+
+        let frame = Ethernet::parse(&theirs).unwrap();
+        prop_assert_eq!((frame.dst(), frame.src(), frame.ethertype()), (dst_mac, src_mac, EtherType::IPV6));
+        let packet = Ipv6::parse(frame.payload()).unwrap();
+        prop_assert_eq!((packet.src(), packet.dst(), packet.hop_limit()), (src, dst, hop_limit));
+        prop_assert_eq!((packet.traffic_class(), packet.flow_label()), (traffic_class, flow_label));
+        prop_assert_eq!((packet.protocol(), packet.header_len()), (Protocol::UDP, 40));
+        let datagram = Udp::parse(packet.payload()).unwrap();
+        prop_assert_eq!((datagram.src_port(), datagram.dst_port()), (src_port, dst_port));
+        prop_assert_eq!(datagram.payload(), &data[..]);
+        prop_assert!(datagram.has_checksum() && datagram.verify(src.into(), dst.into()));
+
+        // The same frame from the same fields.
+        let mut ours = vec![0xa5; theirs.len()];
+        let (head, rest) = ours.split_first_chunk_mut().unwrap();
+        ethernet::write(head, dst_mac, src_mac, EtherType::IPV6);
+        let (head, rest) = rest.split_first_chunk_mut().unwrap();
+        ipv6::Header {
+            traffic_class,
+            flow_label,
+            payload_len: (8 + data.len()) as u16,
+            next_header: Protocol::UDP,
+            hop_limit,
+            src,
+            dst,
+        }
+        .write(head);
+        rest[8..].copy_from_slice(&data);
+        let len = rest.len() as u16;
+        udp::Header { src_port, dst_port, len, checksum: 0 }.write(rest.first_chunk_mut().unwrap());
+        udp::fill_checksum(rest, src.into(), dst.into());
+        prop_assert_eq!(ours, theirs);
+    }
+
+    #[test]
+    fn an_echo_over_ipv6_as_etherparse_builds_it(
+        (src, dst) in (address_v6(), address_v6()),
+        (id, seq) in any::<(u16, u16)>(),
+        data in vec(any::<u8>(), 0..1400),
+    ) {
+        let (from, to) = (src.octets(), dst.octets());
+        let step = PacketBuilder::ipv6(from, to, 64).icmpv6_echo_request(id, seq);
+        let mut theirs = Vec::with_capacity(step.size(data.len()));
+        step.write(&mut theirs, &data).unwrap();
+        let step = PacketBuilder::ipv6(to, from, 64).icmpv6_echo_reply(id, seq);
+        let mut reply = Vec::with_capacity(step.size(data.len()));
+        step.write(&mut reply, &data).unwrap();
+
+        let packet = Ipv6::parse(&theirs).unwrap();
+        let message = Icmpv6::parse(packet.payload()).unwrap();
+        prop_assert_eq!(message.kind(), Icmpv6Type::ECHO_REQUEST);
+        prop_assert_eq!((message.echo_id(), message.echo_seq()), (id, seq));
+        prop_assert_eq!(message.payload(), &data[..]);
+        prop_assert!(message.verify(src, dst));
+
+        let (kind, rest) = (Icmpv6Type::ECHO_REQUEST, icmpv6::echo_rest(id, seq));
+        let mut ours = vec![0xa5; data.len() + 8];
+        let len = icmpv6::Message { src, dst, kind, code: 0, rest }.write(&mut ours, &data);
+        prop_assert_eq!(&ours[..len], packet.payload());
+        icmpv6::make_echo_reply(&mut ours);
+        prop_assert_eq!(&ours[..], &reply[40..]);
+    }
+
+    #[test]
+    fn an_icmpv6_error_as_etherparse_builds_it(
+        (src, dst) in (address_v6(), address_v6()),
+        mtu in any::<u32>(),
+        quoted in vec(any::<u8>(), 0..=1232),
+    ) {
+        let step = PacketBuilder::ipv6(src.octets(), dst.octets(), 64)
+            .icmpv6(etherparse::Icmpv6Type::PacketTooBig { mtu });
+        let mut theirs = Vec::with_capacity(step.size(quoted.len()));
+        step.write(&mut theirs, &quoted).unwrap();
+        prop_assert_eq!(Icmpv6::parse(&theirs[40..]).unwrap().word(), mtu);
+        let mut ours = vec![0xa5; quoted.len() + 8];
+        let kind = Icmpv6Type::PACKET_TOO_BIG;
+        icmpv6::Message { src, dst, kind, code: 0, rest: mtu.to_be_bytes() }.write(&mut ours, &quoted);
         prop_assert_eq!(&ours[..], &theirs[40..]);
+    }
+
+    #[test]
+    fn an_advertisement_as_pnet_builds_it(
+        (src, dst, target) in (address_v6(), address_v6(), address_v6()),
+        link in mac(),
+        (router, solicited, overrides) in any::<(bool, bool, bool)>(),
+    ) {
+        prop_assume!(!target.is_multicast());
+        let mut theirs = [0; ndp::LEN_WITH_LINK];
+        let mut message = MutableNeighborAdvertPacket::new(&mut theirs).unwrap();
+        message.set_icmpv6_type(Icmpv6Types::NeighborAdvert);
+        message.set_target_addr(target);
+        message.set_flags(u8::from(router) << 7 | u8::from(solicited) << 6 | u8::from(overrides) << 5);
+        let option =
+            NdpOption { option_type: NdpOptionTypes::TargetLLAddr, length: 1, data: link.0.to_vec() };
+        message.set_options(&[option]);
+        let sum = pnet::packet::icmpv6::checksum(&Icmpv6Packet::new(&theirs).unwrap(), &src, &dst);
+        theirs[2..4].copy_from_slice(&sum.to_be_bytes());
+
+        let message = Icmpv6::parse(&theirs).unwrap();
+        prop_assert!(message.verify(src, dst));
+        let tells = NeighborAdvertisement { target, router, solicited, overrides, target_link: Some(link) };
+        prop_assert_eq!(NeighborAdvertisement::parse(&message), Ok(tells));
+        let mut ours = [0xa5; ndp::LEN_WITH_LINK];
+        tells.write(&mut ours, src, dst);
+        prop_assert_eq!(ours, theirs);
+        prop_assert!(NeighborSolicitation::parse(&message).is_err());
     }
 }
 

@@ -64,7 +64,9 @@ pub(super) fn input(remote: &[(Ipv4Addr, u8, usize, Encap)], path: Path, random:
         Path::Arp => question(dst),
         Path::VxlanToDelivery => {
             let header = VxlanHeader::new(Vni(4096), peer_vtep(there.1), VTEP);
-            join(header.bytes(), &inner, peer)
+            let mut bytes = [0; VxlanHeader::LEN];
+            header.write::<Ipv4Addr>(&mut bytes);
+            join(&bytes, &inner, peer)
         }
         Path::IpipToDelivery => {
             let mut header = [0; ipv4::MIN_HEADER_LEN];

@@ -24,9 +24,12 @@ use margay::dataplane::{
 use margay::fib::{Attachment, EndpointId, Environment, Fib, OuterTtl, Publication};
 use margay::io::{BATCH, Port};
 use margay::lpm::Prefix;
-use margay::rib::{Attach, Encap, EndpointPlan, NodePlan, Peer, Route, RouteClass, Rule, Settings, Target};
+use margay::rib::{
+    Attach, Encap, EndpointPlan, NodePlan, Peer, Route, RouteClass, Rule, Settings, Target, Underlay,
+    Underlays,
+};
 use margay::verdict::DropReason;
-use margay::wire::MacAddr;
+use margay::wire::{Family, MacAddr};
 
 pub(crate) use flows::Input;
 pub(crate) use replay::{Replay, Silent};
@@ -91,9 +94,9 @@ impl Path {
     /// The port that its frames come in by.
     pub(crate) fn port(self) -> PortId {
         match self {
-            Path::VxlanToDelivery => PortId::Vxlan,
+            Path::VxlanToDelivery => PortId::Vxlan(Family::V4),
             Path::IpipToDelivery => PortId::Ipip,
-            Path::UnderlayToDelivery => PortId::Underlay,
+            Path::UnderlayToDelivery => PortId::Underlay(Family::V4),
             _ => PortId::Endpoint(SENDER),
         }
     }
@@ -101,7 +104,7 @@ impl Path {
     /// True for what the engine must say of every one of its frames.
     pub(crate) fn ends_in(self, verdict: Result<Verdict, DropReason>) -> bool {
         match self {
-            Path::WorkloadToVxlan => verdict == Ok(Verdict::Vxlan),
+            Path::WorkloadToVxlan => verdict == Ok(Verdict::Vxlan(Family::V4)),
             Path::WorkloadToIpip => verdict == Ok(Verdict::Ipip),
             Path::WorkloadToDirect => verdict == Ok(Verdict::Direct),
             Path::WorkloadToHost => verdict == Ok(Verdict::Host),
@@ -165,7 +168,13 @@ impl Scene {
                 _ => None,
             },
         };
-        for id in [PortId::Vxlan, PortId::Ipip, PortId::Direct, PortId::Underlay, PortId::Host] {
+        for id in [
+            PortId::Vxlan(Family::V4),
+            PortId::Ipip,
+            PortId::Direct,
+            PortId::Underlay(Family::V4),
+            PortId::Host,
+        ] {
             commands.send(attach(id, false)).expect("the receiver lives");
         }
         for endpoint in endpoints() {
@@ -328,6 +337,11 @@ fn remote_routes(count: usize) -> Vec<(Ipv4Addr, u8, usize, Encap)> {
     routes
 }
 
+fn underlay(address: Ipv4Addr, len: u8, vtep_mac: MacAddr) -> Underlays {
+    let subnet = Prefix::new(IpAddr::V4(address), len).expect("a valid length");
+    Underlays { v4: Some(Underlay { address: IpAddr::V4(address), subnet, vtep_mac }), v6: None }
+}
+
 fn compile(remote: &[(Ipv4Addr, u8, usize, Encap)]) -> Fib {
     let route = |net: Ipv4Addr, len, class, target, rule| Route {
         prefix: Prefix::new(IpAddr::V4(net), len).expect("a valid length"),
@@ -338,7 +352,7 @@ fn compile(remote: &[(Ipv4Addr, u8, usize, Encap)]) -> Fib {
     };
     let mut routes = Vec::new();
     for &(net, len, peer, encap) in remote {
-        let target = Target::Peer { peer, encap };
+        let target = Target::Peer { peer, encap, underlay: Family::V4 };
         routes.push(route(net, len, RouteClass::NoEncap, target, Rule::Block));
     }
     for (index, id) in endpoints().enumerate() {
@@ -350,11 +364,9 @@ fn compile(remote: &[(Ipv4Addr, u8, usize, Encap)]) -> Fib {
     }
     let peer = |index| Peer {
         name: format!("node-{index}"),
-        address: IpAddr::V4(peer_address(index)),
-        subnet: IpAddr::V4(peer_address(index)).into(),
+        underlays: underlay(peer_address(index), 32, flows::peer_vtep(index)),
         ipip_tunnel_addr: None,
-        vxlan_tunnel_addr: None,
-        vtep_mac: flows::peer_vtep(index),
+        vxlan_tunnel_addrs: Vec::new(),
     };
     let endpoint = |id| EndpointPlan {
         name: format!("default/{id:?}"),
@@ -369,11 +381,9 @@ fn compile(remote: &[(Ipv4Addr, u8, usize, Encap)]) -> Fib {
     };
     let plan = NodePlan {
         node: "here".into(),
-        address: IpAddr::V4(NODE),
-        subnet: Prefix::new(IpAddr::V4(NODE), 16).expect("a valid length"),
+        underlays: underlay(NODE, 16, VTEP),
         ipip_tunnel_addr: None,
-        vxlan_tunnel_addr: None,
-        vtep_mac: VTEP,
+        vxlan_tunnel_addrs: Vec::new(),
         peers: (0..PEERS).map(peer).collect(),
         endpoints: endpoints().map(endpoint).collect(),
         pools: Vec::new(),
@@ -382,6 +392,7 @@ fn compile(remote: &[(Ipv4Addr, u8, usize, Encap)]) -> Fib {
             vxlan_port: 4789,
             vxlan_vni: 4096,
             vxlan_mtu: None,
+            vxlan_mtu_v6: None,
             ipip_mtu: None,
             mtu: None,
             mtu_iface_pattern: None,
@@ -392,10 +403,10 @@ fn compile(remote: &[(Ipv4Addr, u8, usize, Encap)]) -> Fib {
     };
     let environment = Environment {
         endpoints: endpoints().map(|id| Some(Attachment { id, mtu: 1450 })).collect(),
-        peer_mtus: vec![1500; PEERS],
+        peer_mtus: (0..PEERS).map(|peer| (peer_address(peer).into(), 1500)).collect(),
         host_mtu: Some(1500),
         outer_ttl: OuterTtl::default(),
-        icmp_source: None,
+        icmp_sources: Vec::new(),
     };
     Fib::compile(&plan, &environment).expect("a valid plan")
 }

@@ -3,6 +3,8 @@
 //! Each bench that includes this module uses a part of it.
 #![allow(dead_code)]
 
+pub(crate) mod ipv6;
+
 use std::collections::HashSet;
 use std::net::Ipv4Addr;
 

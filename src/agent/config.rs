@@ -1,6 +1,6 @@
 //! How the daemon is set up.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -22,8 +22,8 @@ pub struct Config {
     pub host_interface: Option<String>,
     /// TTL of IPIP outer headers.
     pub outer_ttl: OuterTtl,
-    /// Source of ICMP errors; `None` for the node's tunnel address, or its own where it has none.
-    pub icmp_source: Option<Ipv4Addr>,
+    /// Sources of ICMP errors, one of a family at most; of a family without, the node's tunnel address, or its own where it has none.
+    pub icmp_sources: Vec<IpAddr>,
     /// Who cuts IPIP's super-frames.
     pub ipip_offload: IpipOffload,
     /// Settings that go before those of the resources.

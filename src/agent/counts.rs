@@ -37,9 +37,22 @@ impl Counts {
 
 /// A snapshot of all workers' counts.
 pub(super) fn read(agent: &Agent) -> Counts {
-    let parties = agent.workers.by_party();
-    let parties = parties.into_iter().map(|(party, balance)| (name(agent, party), balance)).collect();
+    let parties = by_party(agent).into_iter().map(|(party, balance)| (name(agent, party), balance)).collect();
     Counts { total: agent.workers.tally(), parties }
+}
+
+/// What all workers count with each party: with a node once, whichever of its addresses the frames came from and went to.
+pub(super) fn by_party(agent: &Agent) -> BTreeMap<Party, Balance> {
+    let mut all = agent.workers.by_party();
+    for peer in &agent.plan.peers {
+        let one = Party::Peer(peer.underlays.main_address());
+        for address in peer.underlays.addresses().skip(1) {
+            if let Some(balance) = all.remove(&Party::Peer(address)) {
+                *all.entry(one).or_default() += &balance;
+            }
+        }
+    }
+    all
 }
 
 fn name(agent: &Agent, party: Party) -> String {
@@ -58,7 +71,7 @@ pub(super) fn name_of(
     match party {
         Party::Endpoint(id) => workload(id).unwrap_or_else(|| format!("endpoint {}", id.0)),
         Party::Peer(address) => {
-            let peer = peers.iter().find(|peer| peer.address == address);
+            let peer = peers.iter().find(|peer| peer.underlays.have(address));
             peer.map_or_else(|| format!("peer {address}"), |peer| format!("node {}", peer.name))
         }
         Party::Underlay => "the underlay".into(),

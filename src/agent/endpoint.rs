@@ -1,7 +1,7 @@
 //! Attaching endpoints: a TAP in the workload's namespace, or the host end of a veth.
 
 use std::fs::{self, File};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -10,9 +10,10 @@ use std::sync::Arc;
 use socket2::Socket;
 
 use super::Site;
+use super::ipv6::{self, Ipv6Error};
 use super::mark::Mark;
 use super::workers::Workers;
-use crate::dataplane::antispoof::GATEWAY_ADDRESS;
+use crate::dataplane::antispoof::Address as _;
 use crate::dataplane::{Neighbor, PortId};
 use crate::fib::EndpointId;
 use crate::io::packet::PacketPort;
@@ -21,12 +22,12 @@ use crate::lpm::Prefix;
 use crate::rib::{Attach, EndpointPlan};
 use crate::sys::filter::Filter;
 use crate::sys::netlink::{
-    ErrorKind, Family, Link, LinkChange, LinkIndex, Netlink, NetlinkError, NetnsId, Route, Scope,
+    ErrorKind, Link, LinkChange, LinkIndex, Netlink, NetlinkError, NetnsId, Route, Scope,
 };
 use crate::sys::netns::{Netns, NetnsError};
 use crate::sys::socket::{self, Seen};
 use crate::sys::tun::{self, Interface, Layer, TunError};
-use crate::wire::MacAddr;
+use crate::wire::{Family, MacAddr};
 
 /// What the host end of a veth gets for a MAC while margay serves it.
 ///
@@ -79,6 +80,8 @@ pub(super) struct Attached {
     mtu: Mtu,
     /// What is known of the workload's MAC.
     neighbor: Arc<Neighbor>,
+    /// Why it has no IPv6 though the workload has an address of it; IPv4 is served.
+    without_ipv6: Option<String>,
 }
 
 /// The MTU of an endpoint's interface, bytes. Margay sets it to what the underlay lets it be, but never above
@@ -196,7 +199,9 @@ fn attach_tap(
     let at = (number, made.link.index);
     let kind = Kind::Tap(Tap { path, namespace, at, queues, is_marked, is_old: made.is_old });
     let mtu = Mtu { computed: mtu, given: None, current: mtu };
-    Ok(Attached { id, plan: plan.clone(), how, kind, mtu, neighbor })
+    let mut attached = Attached { id, plan: plan.clone(), how, kind, mtu, neighbor, without_ipv6: None };
+    attached.note_ipv6(made.ipv6);
+    Ok(attached)
 }
 
 /// What a TAP's descriptors are called.
@@ -208,6 +213,7 @@ struct MadeTap {
     interface: Interface,
     link: Link,
     is_old: bool,
+    ipv6: Result<(), Ipv6Error>,
 }
 
 /// Runs inside the workload's namespace: everything but what lets the workload send.
@@ -233,10 +239,12 @@ fn make_tap(
         // Kernels before 3.10 do not know it: then super-frames are of 64 KiB, and still fit a slot.
         unless_unsupported(netlink.set_link(index, &[LinkChange::GsoMaxSize(GSO_MAX_SIZE)]))?;
     }
-    // Where the kernel has no IPv6, there is no link-local address to do without.
-    unless_unsupported(netlink.set_link(index, &[LinkChange::NoLinkLocal]))?;
     set_addresses(&mut netlink, index, plan)?;
-    Ok(MadeTap { interface, link: netlink.link(index)?, is_old })
+    let ipv6 = match &ipv6_addresses(plan)[..] {
+        [] => ipv6::clear(&mut netlink, index).map_err(Ipv6Error::from),
+        addresses => ipv6::set(&mut netlink, name, addresses),
+    };
+    Ok(MadeTap { interface, link: netlink.link(index)?, is_old, ipv6 })
 }
 
 /// The interface, and whether it is from an earlier daemon.
@@ -261,7 +269,7 @@ fn open_tap(
     Ok((tun::open(name, Layer::Tap, queues)?, false))
 }
 
-/// The plan's addresses and no others. One of the other family would be one that nothing is routed to.
+/// The plan's addresses of IPv4 and no others.
 fn set_addresses(netlink: &mut Netlink, dev: LinkIndex, plan: &EndpointPlan) -> Result<(), NetlinkError> {
     let wanted: Vec<Prefix> = plan
         .addresses
@@ -281,15 +289,26 @@ fn set_addresses(netlink: &mut Netlink, dev: LinkIndex, plan: &EndpointPlan) -> 
     Ok(())
 }
 
-/// Runs inside the workload's namespace: up, and the routes that Calico's CNI plugin gives a pod.
+fn ipv6_addresses(plan: &EndpointPlan) -> Vec<Ipv6Addr> {
+    let addresses = plan.addresses.iter().filter_map(|address| match address {
+        IpAddr::V6(address) => Some(*address),
+        IpAddr::V4(_) => None,
+    });
+    addresses.collect()
+}
+
+/// Runs inside the workload's namespace: up, and the routes that Calico's CNI plugin gives a pod of IPv4.
 fn raise_tap(plan: &EndpointPlan, is_old: bool) -> Result<(), AttachError> {
     let mut netlink = Netlink::open()?;
     let name = plan.interface.as_str();
     netlink.set_link(name, &[LinkChange::Up])?;
+    if plan.addresses.iter().all(IpAddr::is_ipv6) {
+        return Ok(());
+    }
     let dev = Some(netlink.link(name)?.index);
-    let via = Some(GATEWAY_ADDRESS.into());
+    let via = Some(Ipv4Addr::GATEWAY.into());
     for route in [
-        Route { dev, scope: Scope::Link, ..Route::to(host(GATEWAY_ADDRESS)) },
+        Route { dev, scope: Scope::Link, ..Route::to(host(Ipv4Addr::GATEWAY)) },
         Route { dev, via, ..Route::default_of(Family::V4) },
     ] {
         match netlink.add_route(&route) {
@@ -335,7 +354,7 @@ fn attach_veth(
     }
     let kind = Kind::Veth { before, netns: plan.netns.clone(), is_marked, socket };
     let mtu = Mtu { computed: mtu, given: Some(given), current: found };
-    let mut attached = Attached { id, plan: plan.clone(), how, kind, mtu, neighbor };
+    let mut attached = Attached { id, plan: plan.clone(), how, kind, mtu, neighbor, without_ipv6: None };
     attached.mark_veth(found);
     // Where it cannot be set it stays, and what is too large is told to the workload packet by packet.
     if let Err(error) = attached.lower_mtu().and_then(|()| attached.raise_mtu()) {
@@ -344,10 +363,11 @@ fn attach_veth(
     Ok(attached)
 }
 
-/// Takes the host end out of the host's hands: another MAC, no ARP, no IPv6 address; then opens the socket.
+/// Takes the host end out of the host's hands: another MAC, no ARP, no address of IPv6; then opens the socket.
 fn open_host_end(netlink: &mut Netlink, link: &Link, site: &Site<'_>) -> Result<Socket, AttachError> {
     netlink.set_link(link.index, &[LinkChange::Mac(HOST_END_MAC), LinkChange::NoArp])?;
-    unless_unsupported(netlink.set_link(link.index, &[LinkChange::NoLinkLocal]))?;
+    // Nobody in the host answers for it to the workload's neighbour discovery.
+    ipv6::clear(netlink, link.index)?;
     let held = site.legacy.descriptors.copies(&veth_name(link)).and_then(|mut held| held.pop());
     match held {
         Some(held) => Ok(held.into()),
@@ -367,7 +387,7 @@ impl Attached {
     ///
     /// # Errors
     /// The namespace or the interface is gone, or has routes of its own.
-    pub(super) fn raise(&self) -> Result<(), AttachError> {
+    pub(super) fn raise(&mut self) -> Result<(), AttachError> {
         match &self.kind {
             Kind::Tap(tap) => {
                 Netns::open(&tap.path)?.run(|| raise_tap(&self.plan, tap.is_old))??;
@@ -375,6 +395,9 @@ impl Attached {
                     && let Err(error) = tun::set_persistent(queue, true)
                 {
                     tracing::warn!(endpoint = %self.plan.name, %error, "the interface will go when the daemon ends");
+                }
+                if self.without_ipv6.is_none() {
+                    self.set_ipv6()?;
                 }
                 Ok(())
             }
@@ -486,7 +509,12 @@ impl Attached {
                 self.note_mtu(bytes(link.mtu));
                 let wanted = self.mtu.wanted();
                 netlink.set_link(link.index, &[LinkChange::Mtu(wanted.into())])?;
+                let least = self.mtu.current.min(wanted);
                 self.mtu.current = wanted;
+                // An interface that is too narrow for it loses all that it had of IPv6.
+                if least < ipv6::MIN_MTU {
+                    self.set_ipv6()?;
+                }
             }
             Kind::Veth { netns: None, .. } => {}
             Kind::Veth { before, netns: Some(netns), .. } => {
@@ -498,6 +526,50 @@ impl Attached {
             }
         }
         Ok(())
+    }
+
+    /// Why it has no IPv6 though the workload has an address of it.
+    pub(super) fn without_ipv6(&self) -> Option<&str> {
+        self.without_ipv6.as_deref()
+    }
+
+    /// Tries again to give the workload IPv6, if it has none and should.
+    ///
+    /// # Errors
+    /// The namespace is gone.
+    pub(super) fn retry_ipv6(&mut self) -> Result<(), AttachError> {
+        if self.without_ipv6.is_some() { self.set_ipv6() } else { Ok(()) }
+    }
+
+    /// The workload's addresses of IPv6, and its default route.
+    fn set_ipv6(&mut self) -> Result<(), AttachError> {
+        let (Kind::Tap(tap), addresses) = (&self.kind, ipv6_addresses(&self.plan)) else { return Ok(()) };
+        if addresses.is_empty() {
+            return Ok(());
+        }
+        let name = self.plan.interface.as_str();
+        let set = || {
+            let mut netlink = Netlink::open()?;
+            ipv6::set(&mut netlink, name, &addresses)?;
+            let dev = netlink.link(name)?.index;
+            ipv6::add_default_route(&mut netlink, dev)
+        };
+        let done = Netns::open(&tap.path)?.run(set)?;
+        self.note_ipv6(done);
+        Ok(())
+    }
+
+    fn note_ipv6(&mut self, done: Result<(), Ipv6Error>) {
+        let without = done.err().map(|error| error.to_string());
+        if without != self.without_ipv6 {
+            match &without {
+                Some(reason) => {
+                    tracing::warn!(endpoint = %self.plan.name, reason, "the workload has no IPv6, will be tried again");
+                }
+                None => tracing::info!(endpoint = %self.plan.name, "the workload has IPv6"),
+            }
+        }
+        self.without_ipv6 = without;
     }
 
     /// Notes on a veth what it was, and the MTU that margay gives it.
@@ -541,10 +613,8 @@ pub(super) fn set_veth_mtu(host_end: &Link, netns: &Path, mtu: u16) -> Result<()
 impl Attached {
     fn restore(&self) {
         let Kind::Veth { before, netns, is_marked, .. } = &self.kind else { return };
-        let mut changes = vec![LinkChange::Arp];
-        changes.extend(before.mac.map(LinkChange::Mac));
         let mut restored = Netlink::open()
-            .and_then(|mut netlink| netlink.set_link(before.index, &changes))
+            .and_then(|mut netlink| restore_host_end(&mut netlink, before.index, before.mac))
             .map_err(AttachError::from);
         if let (Some(netns), Some(given)) = (netns, self.mtu.given)
             && self.mtu.current != given
@@ -562,6 +632,22 @@ impl Attached {
             tracing::warn!(endpoint = %self.plan.name, %error, "the veth could not be restored");
         }
     }
+}
+
+/// Gives the host end of a veth back its MAC and what the kernel gives every interface.
+///
+/// # Errors
+/// It is gone.
+pub(super) fn restore_host_end(
+    netlink: &mut Netlink,
+    dev: LinkIndex,
+    mac: Option<MacAddr>,
+) -> Result<(), NetlinkError> {
+    let mut changes = vec![LinkChange::Arp];
+    changes.extend(mac.map(LinkChange::Mac));
+    netlink.set_link(dev, &changes)?;
+    ipv6::restore(netlink, dev, mac);
+    Ok(())
 }
 
 fn bytes(mtu: u32) -> u16 {

@@ -2,7 +2,7 @@
 
 use std::os::fd::AsFd;
 
-use super::endpoint::set_veth_mtu;
+use super::endpoint::{restore_host_end, set_veth_mtu};
 use super::host;
 use super::mark::{Mark, Owner};
 use super::sole::Sole;
@@ -94,7 +94,8 @@ fn let_go(
         }
         (Mark::Serves { mac, given, set, netns }, _) => {
             let unmarked = LinkChange::Alias(String::new());
-            netlink.set_link(link.index, &[LinkChange::Arp, LinkChange::Mac(*mac), unmarked])?;
+            restore_host_end(netlink, link.index, Some(*mac))?;
+            netlink.set_link(link.index, &[unmarked])?;
             if let Some(netns) = netns
                 && given != set
                 && link.mtu == u32::from(*set)

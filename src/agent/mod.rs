@@ -11,6 +11,7 @@ mod descriptors;
 mod endpoint;
 mod error;
 mod host;
+mod ipv6;
 mod leftovers;
 mod mark;
 mod mtu;
@@ -51,7 +52,7 @@ use mark::{Mark, Owner};
 use mtu::{Paths, PodMtu};
 use next_hops::Follower;
 use notices::Notices;
-use reconcile::needs;
+use reconcile::{guarded, needs};
 use reload::{Wrong, load};
 use rootless::Rootless;
 use sides::Side;
@@ -197,14 +198,14 @@ impl Agent {
             config.host_interface = None;
         }
         let needs = needs(&plan)?;
-        let paths = Paths::ask(&plan, needs.interface.index)?;
+        let paths = Paths::ask(&plan, needs.uplinks())?;
         let mtu = PodMtu::of(&plan, &paths);
         let environment = Environment {
             endpoints: vec![None; plan.endpoints.len()],
             peer_mtus: paths.peer_mtus(),
             host_mtu: config.host_interface.is_some().then_some(mtu.bytes),
             outer_ttl: config.outer_ttl,
-            icmp_source: config.icmp_source,
+            icmp_sources: config.icmp_sources.clone(),
         };
         let publication = Publication::new(Fib::compile(&plan, &environment)?);
         let sole = match legacy.descriptors.copies(takeover::SOLE).and_then(|mut proof| proof.pop()) {
@@ -216,7 +217,7 @@ impl Agent {
             .map_err(AgentError::Workers)?;
         let guard = match rootless {
             Some(_) => None,
-            None => Some(Guard::new(&needs.interface.name)?),
+            None => Some(Guard::new(guarded(&plan, &needs))?),
         };
         // Before anything is asked for: what changes afterwards is told.
         let changes = next_hops::listen()?;
@@ -446,6 +447,7 @@ impl Agent {
     /// Finds out what a notice may be about.
     fn look(&mut self) {
         self.release_orphans();
+        self.each_endpoint("IPv6 could not be tried again", Attached::retry_ipv6);
         let needs = needs(&self.plan);
         self.count_descriptors();
         match needs {
@@ -476,7 +478,7 @@ impl Agent {
         }
         self.paths_outdated = false;
         self.paths_patience = Instant::now() + next_hops::PATIENCE;
-        let paths = match Paths::ask(&self.plan, self.underlay.needs().interface.index) {
+        let paths = match Paths::ask(&self.plan, self.underlay.needs().uplinks()) {
             Ok(paths) => paths,
             // The interface is gone: that is found elsewhere, and then everything is asked for again.
             Err(error) => return tracing::debug!(%error, "the underlay's paths cannot be asked for"),

@@ -4,15 +4,17 @@
 //! otherwise, and routes with an MTU of their own. Margay asks the kernel for the way to each peer. What the kernel has
 //! learned on such a way and will forget is not counted here: that is not for a pod's interface to follow.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::net::IpAddr;
 
 use regex::Regex;
 
+use super::underlay::Uplink;
 use crate::fib::inner_mtu;
-use crate::rib::{Encap, NodePlan, Rule, Target};
+use crate::rib::{Encap, NodePlan, PoolPlan, Rule, Target};
 use crate::sys::netlink::{Link, LinkIndex, Netlink, NetlinkError};
+use crate::wire::Family;
 
 /// Least and greatest MTU of an interface that can be given to a pod: what IPv4 asks of every link (RFC 791 3.2), and what
 /// a TAP takes (the kernel's 65,535 bytes less the Ethernet header).
@@ -21,10 +23,10 @@ const BOUNDS: (u16, u16) = (68, 65_535 - 14);
 /// What the underlay carries.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Paths {
-    /// The interface with the node's address: what counts while there is no peer.
-    interface: Path,
-    /// To each peer of the plan, by its index.
-    peers: Vec<Path>,
+    /// The interface with the node's address of each family: what counts while there is no peer.
+    interfaces: BTreeMap<Family, Path>,
+    /// To each underlay address of each peer.
+    peers: BTreeMap<IpAddr, Path>,
     /// For people: a setting that does nothing.
     pub(super) warning: Option<String>,
 }
@@ -49,14 +51,13 @@ enum Limit {
 }
 
 impl Paths {
-    /// Asks for the ways to the peers of `plan`. A peer that the kernel knows no way to is as far as the interface
-    /// with the node's address, which has the index `interface`.
+    /// Asks for the ways to the peers of `plan`, as far as this node has their family. A peer that the kernel knows no
+    /// way to is as far as the interface with the node's address.
     ///
     /// # Errors
-    /// No route netlink, or no such interface.
-    pub(super) fn ask(plan: &NodePlan, interface: u32) -> Result<Self, NetlinkError> {
+    /// No route netlink, or an interface is gone.
+    pub(super) fn ask(plan: &NodePlan, uplinks: &[Uplink]) -> Result<Self, NetlinkError> {
         let mut netlink = Netlink::open()?;
-        let own = netlink.link(LinkIndex(interface))?;
         let links: BTreeMap<LinkIndex, Link> =
             netlink.links()?.into_iter().map(|link| (link.index, link)).collect();
         let (pattern, warning) = match plan.settings.mtu_iface_pattern.as_deref() {
@@ -72,29 +73,47 @@ impl Paths {
             Some(pattern) if pattern.mtu < path.mtu => pattern.clone(),
             _ => path,
         };
-        let interface = limited(by_link(&own));
-        let way = |peer: IpAddr| {
-            let IpAddr::V4(address) = peer else { return None };
-            let way = netlink.lasting_path(address).ok()??;
-            let link = links.get(&way.dev)?;
-            Some(match way.mtu.filter(|mtu| *mtu < link.mtu) {
-                Some(mtu) => Path { mtu: bytes(mtu), limit: Limit::Route },
-                None => by_link(link),
+        let mut interfaces = BTreeMap::new();
+        for uplink in uplinks {
+            let link = netlink.link(LinkIndex(uplink.interface.index))?;
+            interfaces.insert(uplink.family(), limited(by_link(&link, uplink.family())));
+        }
+        let mut way = |peer: IpAddr| {
+            let way = netlink.lasting_path(peer).ok()??;
+            let path = by_link(links.get(&way.dev)?, Family::of(peer));
+            Some(match way.mtu.map(bytes).filter(|mtu| *mtu < path.mtu) {
+                Some(mtu) => Path { mtu, limit: Limit::Route },
+                None => path,
             })
         };
-        let ways = plan.peers.iter().map(|peer| peer.address).map(way);
-        let peers = ways.map(|way| way.map_or_else(|| interface.clone(), limited)).collect();
-        Ok(Paths { interface, peers, warning })
+        let mut peers = BTreeMap::new();
+        for address in plan.peers.iter().flat_map(|peer| peer.underlays.addresses()) {
+            let Some(own) = interfaces.get(&Family::of(address)) else { continue };
+            peers.insert(address, way(address).map_or_else(|| own.clone(), limited));
+        }
+        Ok(Paths { interfaces, peers, warning })
     }
 
-    /// The interface's MTU and each peer's, as the FIB takes them.
-    pub(super) fn peer_mtus(&self) -> Vec<u16> {
-        self.peers.iter().map(|path| path.mtu).collect()
+    /// IP MTU to each underlay address of each peer, as the FIB takes them.
+    pub(super) fn peer_mtus(&self) -> HashMap<IpAddr, u16> {
+        self.peers.iter().map(|(address, path)| (*address, path.mtu)).collect()
     }
 
-    /// IP MTU of the interface with the node's address, bytes.
-    pub(super) fn interface_mtu(&self) -> u16 {
-        self.interface.mtu
+    /// IP MTU of the interface with the node's address of a family, bytes.
+    pub(super) fn interface_mtu(&self, family: Family) -> u16 {
+        self.own(family).mtu
+    }
+
+    /// As far as the interface with the node's address of a family, or of the other where it has none.
+    fn own(&self, family: Family) -> Path {
+        let path = self.interfaces.get(&family).or_else(|| self.interfaces.get(&family.other()));
+        path.cloned().unwrap_or(Path { mtu: u16::MAX, limit: Limit::Route })
+    }
+
+    /// The narrowest of those to peers of a family.
+    fn narrowest(&self, family: Family) -> Option<IpAddr> {
+        let peers = self.peers.iter().filter(|(address, _)| Family::of(**address) == family);
+        peers.min_by_key(|(_, path)| path.mtu).map(|(address, _)| *address)
     }
 }
 
@@ -105,8 +124,13 @@ fn smallest_match<'a>(pattern: &str, links: impl Iterator<Item = &'a Link>) -> O
     Some(Path { mtu: bytes(link.mtu), limit: Limit::Pattern(link.name.clone()) })
 }
 
-fn by_link(link: &Link) -> Path {
-    Path { mtu: bytes(link.mtu), limit: Limit::Link(link.name.clone()) }
+fn by_link(link: &Link, family: Family) -> Path {
+    let mtu = match family {
+        Family::V4 => link.mtu,
+        // A router may have told IPv6 another one.
+        Family::V6 => link.mtu_v6.map_or(link.mtu, |mtu| mtu.min(link.mtu)),
+    };
+    Path { mtu: bytes(mtu), limit: Limit::Link(link.name.clone()) }
 }
 
 fn bytes(mtu: u32) -> u16 {
@@ -125,10 +149,10 @@ pub(super) struct PodMtu {
 enum Why {
     /// `FelixConfiguration.mtu`.
     Set,
-    /// `ipipMTU` or `vxlanMTU` is less than what the way carries.
-    Lowered(Encap),
+    /// `ipipMTU`, `vxlanMTU` or `vxlanMTUV6` is less than what the way carries.
+    Lowered(Encap, Family),
     /// The way, less what the encapsulation puts in front.
-    Way { path: Path, peer: Option<(String, IpAddr)>, encap: Encap },
+    Way { path: Path, peer: Option<(String, IpAddr)>, encap: Encap, underlay: Family },
 }
 
 impl PodMtu {
@@ -151,48 +175,65 @@ impl PodMtu {
     }
 }
 
+/// How packets travel on the underlay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Way {
+    /// In what.
+    pub(super) encap: Encap,
+    /// Between addresses of this family.
+    pub(super) underlay: Family,
+}
+
 fn smallest(plan: &NodePlan, paths: &Paths) -> PodMtu {
     let mut used = BTreeSet::new();
     for route in &plan.routes {
-        if let (Target::Peer { peer, encap }, Rule::Block | Rule::Borrowed { .. }) =
+        if let (Target::Peer { peer, encap, underlay }, Rule::Block | Rule::Borrowed { .. }) =
             (route.target, route.rule)
         {
-            used.insert((peer, encap));
+            let there = plan.peers[peer].underlays.of(underlay);
+            used.extend(there.map(|there| (there.address, Way { encap, underlay })));
         }
     }
-    let narrowest = (0..plan.peers.len()).min_by_key(|peer| paths.peers.get(*peer).map(|path| path.mtu));
-    let unused =
-        plan.pools.iter().map(|pool| pool.encap).filter(|encap| used.iter().all(|(_, by)| by != encap));
-    let unused: BTreeSet<Encap> = unused.collect();
+    // VXLAN goes over its packets' own family where this node has that, else over the other.
+    let way = |pool: &PoolPlan| {
+        let own = Family::of(pool.cidr.addr());
+        let underlay = if plan.underlays.of(own).is_some() { own } else { own.other() };
+        Way { encap: pool.encap, underlay }
+    };
+    let unused: BTreeSet<Way> =
+        plan.pools.iter().map(way).filter(|way| used.iter().all(|(_, by)| by != way)).collect();
 
-    let by_peer = used.into_iter().map(|(peer, encap)| (Some(peer), encap));
-    let candidates = by_peer.chain(unused.into_iter().map(|encap| (narrowest, encap)));
-    let mtus = candidates.map(|(peer, encap)| by_way(plan, paths, peer, encap));
+    let by_peer = used.into_iter().map(|(peer, way)| (Some(peer), way));
+    let candidates = by_peer.chain(unused.into_iter().map(|way| (paths.narrowest(way.underlay), way)));
+    let mtus = candidates.map(|(peer, way)| by_way(plan, paths, peer, way));
     mtus.min_by_key(|mtu| mtu.bytes).unwrap_or_else(|| {
-        let path = paths.interface.clone();
-        PodMtu { bytes: path.mtu, why: Why::Way { path, peer: None, encap: Encap::Direct } }
+        let underlay = Family::of(plan.underlays.main_address());
+        by_way(plan, paths, None, Way { encap: Encap::Direct, underlay })
     })
 }
 
-/// What fits on the way to the peer of this index by `encap`, or as far as the interface with the node's address.
-pub(super) fn by_way(plan: &NodePlan, paths: &Paths, peer: Option<usize>, encap: Encap) -> PodMtu {
-    let (path, peer) = match peer.and_then(|peer| Some((paths.peers.get(peer)?, plan.peers.get(peer)?))) {
-        Some((path, peer)) => (path, Some((peer.name.clone(), peer.address))),
-        None => (&paths.interface, None),
+/// What fits on the way to the peer with this underlay address, or as far as the interface with the node's address.
+pub(super) fn by_way(plan: &NodePlan, paths: &Paths, peer: Option<IpAddr>, way: Way) -> PodMtu {
+    let Way { encap, underlay } = way;
+    let known = |address| {
+        let peer = plan.peers.iter().find(|peer| peer.underlays.have(address))?;
+        Some((paths.peers.get(&address)?.clone(), Some((peer.name.clone(), address))))
     };
-    let bytes = inner_mtu(&plan.settings, encap, path.mtu);
-    let why = match bytes + overhead(encap) < path.mtu {
-        true => Why::Lowered(encap),
-        false => Why::Way { path: path.clone(), peer, encap },
+    let (path, peer) = peer.and_then(known).unwrap_or_else(|| (paths.own(underlay), None));
+    let bytes = inner_mtu(&plan.settings, encap, underlay, path.mtu);
+    let why = match bytes + overhead(encap, underlay) < path.mtu {
+        true => Why::Lowered(encap, underlay),
+        false => Why::Way { path, peer, encap, underlay },
     };
     PodMtu { bytes, why }
 }
 
-fn overhead(encap: Encap) -> u16 {
-    match encap {
-        Encap::Ipip => crate::fib::IPIP_OVERHEAD,
-        Encap::Vxlan => crate::fib::VXLAN_OVERHEAD,
-        Encap::Direct => 0,
+fn overhead(encap: Encap, underlay: Family) -> u16 {
+    match (encap, underlay) {
+        (Encap::Ipip, _) => crate::fib::IPIP_OVERHEAD,
+        (Encap::Vxlan, Family::V4) => crate::fib::VXLAN_OVERHEAD,
+        (Encap::Vxlan, Family::V6) => crate::fib::VXLAN_V6_OVERHEAD,
+        (Encap::Direct, _) => 0,
     }
 }
 
@@ -206,11 +247,12 @@ impl fmt::Display for PodMtu {
 /// `underlay eth0 1500 - VXLAN 50`
 impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (path, peer, encap) = match self {
+        let (path, peer, encap, underlay) = match self {
             Why::Set => return f.write_str("Felix's mtu"),
-            Why::Lowered(Encap::Vxlan) => return f.write_str("Felix's vxlanMTU"),
-            Why::Lowered(_) => return f.write_str("Felix's ipipMTU"),
-            Why::Way { path, peer, encap } => (path, peer, *encap),
+            Why::Lowered(Encap::Vxlan, Family::V4) => return f.write_str("Felix's vxlanMTU"),
+            Why::Lowered(Encap::Vxlan, Family::V6) => return f.write_str("Felix's vxlanMTUV6"),
+            Why::Lowered(..) => return f.write_str("Felix's ipipMTU"),
+            Why::Way { path, peer, encap, underlay } => (path, peer, *encap, *underlay),
         };
         match (&path.limit, peer) {
             (Limit::Link(name), _) => write!(f, "underlay {name} {}", path.mtu)?,
@@ -220,8 +262,8 @@ impl fmt::Display for Why {
         }
         match encap {
             Encap::Direct => Ok(()),
-            Encap::Ipip => write!(f, " - IPIP {}", overhead(encap)),
-            Encap::Vxlan => write!(f, " - VXLAN {}", overhead(encap)),
+            Encap::Ipip => write!(f, " - IPIP {}", overhead(encap, underlay)),
+            Encap::Vxlan => write!(f, " - VXLAN {}", overhead(encap, underlay)),
         }
     }
 }

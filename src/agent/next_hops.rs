@@ -13,22 +13,22 @@
 //! kernel would do it, and the others cost nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender, at, bounded, never};
 
 use super::AgentError;
-use super::underlay::Interface;
+use super::underlay::Uplink;
 use crate::fib::Publication;
 use crate::io::link::{NextHop, NextHops, Usage};
 use crate::rib::{Encap, NodePlan, Target};
 use crate::sys::netlink::{
-    Change, Family, LinkIndex, Monitor, Neighbour, NeighbourState, Netlink, NetlinkError, Topic,
+    Change, LinkIndex, Monitor, Neighbour, NeighbourState, Netlink, NetlinkError, Topic,
 };
-use crate::wire::MacAddr;
 use crate::wire::ethernet::{self, EtherType};
+use crate::wire::{Family, MacAddr};
 
 /// Paths are asked for once in so long a time at most.
 pub(super) const PATIENCE: Duration = Duration::from_secs(1);
@@ -36,26 +36,34 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 /// The table, and what it is made of.
 #[derive(Debug)]
 pub(super) struct Follower {
-    dev: LinkIndex,
-    mac: MacAddr,
-    /// The interface's MTU, bytes.
-    mtu: u32,
-    peers: BTreeMap<Ipv4Addr, Peer>,
-    neighbours: BTreeMap<Ipv4Addr, Entry>,
+    /// One for each family at most.
+    links: Vec<OnLink>,
+    peers: BTreeMap<IpAddr, Peer>,
+    neighbours: BTreeMap<IpAddr, Entry>,
     publication: Arc<Publication<NextHops>>,
     netlink: Netlink,
     /// Peers to whom something was sent for the first time since they were last asked for.
-    uses: (Sender<Ipv4Addr>, Receiver<Ipv4Addr>),
+    uses: (Sender<IpAddr>, Receiver<IpAddr>),
     /// Paths have changed since they were asked for.
     outdated: bool,
     /// When paths may be asked for next.
     patience: Instant,
 }
 
+/// The interface by which peers of a family are reached.
+#[derive(Debug)]
+struct OnLink {
+    family: Family,
+    dev: LinkIndex,
+    mac: MacAddr,
+    /// Its MTU, bytes.
+    mtu: u32,
+}
+
 #[derive(Debug)]
 struct Peer {
     /// `None`: the way there is not by the underlay's interface alone.
-    next_hop: Option<Ipv4Addr>,
+    next_hop: Option<IpAddr>,
     usage: Arc<Usage>,
 }
 
@@ -66,17 +74,20 @@ struct Entry {
 }
 
 impl Follower {
-    /// Of an interface with the Ethernet address `mac`; without peers yet.
+    /// Of those interfaces that are Ethernet; without peers yet.
     ///
     /// # Errors
-    /// No route netlink.
-    pub(super) fn new(interface: &Interface, mac: MacAddr) -> Result<Self, NetlinkError> {
-        let dev = LinkIndex(interface.index);
+    /// No route netlink, or no such interface.
+    pub(super) fn new(uplinks: &[Uplink]) -> Result<Self, NetlinkError> {
         let mut netlink = Netlink::open()?;
+        let mut links = Vec::with_capacity(uplinks.len());
+        for uplink in uplinks {
+            let Some(mac) = uplink.interface.mac else { continue };
+            let dev = LinkIndex(uplink.interface.index);
+            links.push(OnLink { family: uplink.family(), dev, mac, mtu: netlink.link(dev)?.mtu });
+        }
         let mut follower = Follower {
-            dev,
-            mac,
-            mtu: netlink.link(dev)?.mtu,
+            links,
             peers: BTreeMap::new(),
             neighbours: BTreeMap::new(),
             publication: Publication::new(NextHops::default()),
@@ -95,7 +106,7 @@ impl Follower {
     }
 
     /// Follows these peers, and no others.
-    pub(super) fn follow(&mut self, peers: &BTreeSet<Ipv4Addr>) {
+    pub(super) fn follow(&mut self, peers: &BTreeSet<IpAddr>) {
         self.peers.retain(|peer, _| peers.contains(peer));
         for peer in peers {
             if !self.peers.contains_key(peer) {
@@ -112,12 +123,11 @@ impl Follower {
         for change in changes {
             match change {
                 Change::Neighbour(neighbour) => self.learn(&neighbour),
-                Change::NeighbourGone(Neighbour { address: IpAddr::V4(address), dev, .. }) => {
-                    if dev == self.dev {
+                Change::NeighbourGone(Neighbour { address, dev, .. }) => {
+                    if self.is_on_link(address, dev) {
                         self.neighbours.remove(&address);
                     }
                 }
-                Change::NeighbourGone(_) => {}
                 Change::Other => self.outdated = true,
                 Change::Missed => {
                     self.outdated = true;
@@ -135,12 +145,12 @@ impl Follower {
     }
 
     /// Who is told of by [`Self::used`].
-    pub(super) fn uses(&self) -> &Receiver<Ipv4Addr> {
+    pub(super) fn uses(&self) -> &Receiver<IpAddr> {
         &self.uses.1
     }
 
     /// Something was sent to this peer.
-    pub(super) fn used(&mut self, peer: Ipv4Addr) {
+    pub(super) fn used(&mut self, peer: IpAddr) {
         let next_hop = self.peers.get(&peer).and_then(|peer| peer.next_hop);
         if next_hop.is_some_and(|next_hop| self.neighbours.get(&next_hop).is_some_and(|entry| entry.is_stale))
         {
@@ -171,7 +181,9 @@ impl Follower {
             if peer.usage.take() {
                 // The kernel says nothing of the delay that now begins, only of what comes after it.
                 entry.is_stale = false;
-                if let Err(error) = self.netlink.use_neighbour(self.dev, next_hop.into()) {
+                let link = self.links.iter().find(|link| link.family == Family::of(next_hop));
+                let used = link.map(|link| self.netlink.use_neighbour(link.dev, next_hop));
+                if let Some(Err(error)) = used {
                     tracing::debug!(%error, "a neighbour cannot be verified");
                 }
             }
@@ -181,8 +193,10 @@ impl Follower {
     fn ask_all(&mut self) {
         self.outdated = false;
         self.patience = Instant::now() + PATIENCE;
-        self.mtu = self.netlink.link(self.dev).map_or(self.mtu, |link| link.mtu);
-        let peers: Vec<Ipv4Addr> = self.peers.keys().copied().collect();
+        for link in &mut self.links {
+            link.mtu = self.netlink.link(link.dev).map_or(link.mtu, |found| found.mtu);
+        }
+        let peers: Vec<IpAddr> = self.peers.keys().copied().collect();
         for address in peers {
             let next_hop = self.ask(address);
             if let Some(peer) = self.peers.get_mut(&address) {
@@ -191,23 +205,32 @@ impl Follower {
         }
     }
 
-    fn ask(&mut self, peer: Ipv4Addr) -> Option<Ipv4Addr> {
+    fn ask(&mut self, peer: IpAddr) -> Option<IpAddr> {
         let next_hop = self.netlink.next_hop(peer).ok()??;
+        let link = self.links.iter().find(|link| link.family == Family::of(peer))?;
         // What must be fragmented on the way is the kernel's to fragment.
-        let is_whole = next_hop.mtu.is_none_or(|mtu| mtu >= self.mtu);
-        (next_hop.dev == self.dev && is_whole).then_some(next_hop.address)
+        let is_whole = next_hop.mtu.is_none_or(|mtu| mtu >= link.mtu);
+        (next_hop.dev == link.dev && is_whole && Family::of(next_hop.address) == link.family)
+            .then_some(next_hop.address)
     }
 
     fn list_neighbours(&mut self) -> Result<(), NetlinkError> {
-        let neighbours = self.netlink.neighbours(Family::V4)?;
+        let mut neighbours = Vec::new();
+        for link in &self.links {
+            neighbours.extend(self.netlink.neighbours(link.family)?);
+        }
         self.neighbours.clear();
         neighbours.iter().for_each(|neighbour| self.learn(neighbour));
         Ok(())
     }
 
+    fn is_on_link(&self, address: IpAddr, dev: LinkIndex) -> bool {
+        self.links.iter().any(|link| link.dev == dev && link.family == Family::of(address))
+    }
+
     fn learn(&mut self, neighbour: &Neighbour) {
-        let IpAddr::V4(address) = neighbour.address else { return };
-        if neighbour.dev != self.dev {
+        let address = neighbour.address;
+        if !self.is_on_link(address, neighbour.dev) {
             return;
         }
         let is_stale = neighbour.state == NeighbourState::Stale;
@@ -227,10 +250,15 @@ impl Follower {
 
     /// Publishes the table if it is another one.
     fn publish(&mut self) {
-        let hop = |(address, peer): (&Ipv4Addr, &Peer)| {
+        let hop = |(address, peer): (&IpAddr, &Peer)| {
             let entry = self.neighbours.get(&peer.next_hop?)?;
+            let link = self.links.iter().find(|link| link.family == Family::of(*address))?;
+            let version = match link.family {
+                Family::V4 => EtherType::IPV4,
+                Family::V6 => EtherType::IPV6,
+            };
             let mut header = [0; ethernet::HEADER_LEN];
-            ethernet::write(&mut header, entry.mac, self.mac, EtherType::IPV4);
+            ethernet::write(&mut header, entry.mac, link.mac, version);
             Some(NextHop { peer: *address, header, usage: Arc::clone(&peer.usage) })
         };
         let hops = NextHops::new(self.peers.iter().filter_map(hop).collect());
@@ -261,15 +289,12 @@ pub(super) fn listen() -> Result<Receiver<Vec<Change>>, AgentError> {
 }
 
 /// The peers that packets are sent to by IPIP or without encapsulation: what leaves in VXLAN leaves by UDP.
-pub(super) fn peers(plan: &NodePlan) -> BTreeSet<Ipv4Addr> {
+pub(super) fn peers(plan: &NodePlan) -> BTreeSet<IpAddr> {
     let by_link = plan.routes.iter().filter_map(|route| match route.target {
-        Target::Peer { peer, encap: Encap::Ipip | Encap::Direct } => Some(plan.peers[peer].address),
+        Target::Peer { peer, encap: Encap::Ipip | Encap::Direct, underlay } => {
+            plan.peers[peer].underlays.of(underlay).map(|underlay| underlay.address)
+        }
         _ => None,
     });
-    by_link
-        .filter_map(|address| match address {
-            IpAddr::V4(address) => Some(address),
-            IpAddr::V6(_) => None,
-        })
-        .collect()
+    by_link.collect()
 }

@@ -9,7 +9,7 @@ use crate::rib::{EndpointPlan, NodePlan};
 use crate::sys::netlink::{ErrorKind, Netlink};
 
 use super::endpoint::{self, Attached};
-use super::host::{Guard, HostError};
+use super::host::{Guarded, HostError};
 use super::mtu::{Paths, PodMtu};
 use super::sides::Side;
 use super::underlay::{Needs, own_prefixes};
@@ -26,15 +26,12 @@ impl Agent {
     /// Makes the running state that of the plan. Can be repeated at any time.
     pub(super) fn reconcile(&mut self) -> Result<(), AgentError> {
         let needs = needs(&self.plan)?;
-        let paths = Paths::ask(&self.plan, needs.interface.index)?;
+        let paths = Paths::ask(&self.plan, needs.uplinks())?;
         let mtu = PodMtu::of(&self.plan, &paths);
         // Compiled first: what the engine cannot do must not be half done.
         Fib::compile(&self.plan, &self.environment(&paths, mtu.bytes))?;
 
         if needs != *self.underlay.needs() {
-            if self.guard.as_ref().is_some_and(|guard| needs.interface.name != guard.interface()) {
-                self.guard = Some(Guard::new(&needs.interface.name)?);
-            }
             self.underlay = self.opened(needs.clone())?;
             self.lost.remove(&Side::Underlay);
         }
@@ -45,11 +42,10 @@ impl Agent {
             }
             other => other.unwrap_or(Ok(()))?,
         }
-        let own = own_prefixes(&self.plan);
         if let Some(guard) = &mut self.guard {
-            guard.follow(&own)?;
+            guard.follow(guarded(&self.plan, &needs))?;
         }
-        self.underlay.follow(own, &next_hops::peers(&self.plan))?;
+        self.underlay.follow(own_prefixes(&self.plan), &next_hops::peers(&self.plan))?;
 
         self.take_paths(paths, mtu);
         self.detach_old()?;
@@ -81,7 +77,7 @@ impl Agent {
     /// Lets workloads send whose routes are published.
     fn raise(&mut self, new: Vec<String>) {
         for name in new {
-            let Some(attached) = self.endpoints.get(&name) else { continue };
+            let Some(attached) = self.endpoints.get_mut(&name) else { continue };
             match attached.raise() {
                 Ok(()) => {
                     self.failed.remove(&name);
@@ -167,7 +163,7 @@ impl Agent {
         }
     }
 
-    fn each_endpoint(
+    pub(super) fn each_endpoint(
         &mut self,
         failure: &str,
         act: impl Fn(&mut Attached) -> Result<(), endpoint::AttachError>,
@@ -201,7 +197,7 @@ impl Agent {
             peer_mtus: paths.peer_mtus(),
             host_mtu: self.config.host_interface.is_some().then_some(mtu),
             outer_ttl: self.config.outer_ttl,
-            icmp_source: self.config.icmp_source,
+            icmp_sources: self.config.icmp_sources.clone(),
         }
     }
 
@@ -229,6 +225,14 @@ impl Agent {
             tracing::error!(%error, "the FIB could not be published");
         }
         attached.detach(&self.workers);
+    }
+}
+
+/// What the kernel must leave alone.
+pub(super) fn guarded(plan: &NodePlan, needs: &Needs) -> Guarded {
+    Guarded {
+        interfaces: needs.uplinks().iter().map(|uplink| uplink.interface.name.clone()).collect(),
+        prefixes: own_prefixes(plan).into_iter().collect(),
     }
 }
 

@@ -5,6 +5,7 @@ use std::io;
 
 use crate::rib::{Encap, NodePlan, Target};
 use crate::sys::socket;
+use crate::wire::ip::Family;
 
 /// What is not there without CAP_NET_RAW and CAP_NET_ADMIN, and what that means: for the start-up screen.
 const LACKS: [&str; 6] = [
@@ -30,7 +31,7 @@ impl Rootless {
     /// Whether raw sockets are forbidden here. Another reason why there are none is not a matter of privileges, and is
     /// told by who needs one.
     pub(super) fn find() -> Option<Self> {
-        let refused = socket::raw_sender().err()?;
+        let refused = socket::raw_sender(Family::V4).err()?;
         let is_forbidden = refused.kind() == io::ErrorKind::PermissionDenied;
         is_forbidden.then(|| Rootless { reason: format!("raw sockets are forbidden ({refused})") })
     }
@@ -57,7 +58,7 @@ impl Rootless {
                 Target::Peer { encap: Encap::Ipip, .. } => {
                     return refuse(format!("{} is reached by IPIP", route.prefix));
                 }
-                Target::Peer { encap: Encap::Direct, peer } => {
+                Target::Peer { encap: Encap::Direct, peer, .. } => {
                     let peer = plan.peers.get(peer).map_or("?", |peer| &peer.name);
                     return refuse(format!("{} of {peer} is reached without encapsulation", route.prefix));
                 }

@@ -45,7 +45,7 @@ impl Agent {
     }
 
     fn tell_path(&self, PathChange { peer, news }: PathChange) {
-        let known = self.plan.peers.iter().find(|known| known.address == peer);
+        let known = self.plan.peers.iter().find(|known| known.underlays.have(peer));
         let (node, address) = (known.map_or("?", |known| known.name.as_str()), peer);
         match news {
             News::Mtu(mtu, why) => tracing::info!(node, %address, mtu, %why, "path MTU of a peer"),

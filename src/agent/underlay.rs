@@ -1,18 +1,19 @@
-//! The node's side of the underlay: its interface, and the sockets of each mode.
+//! The node's side of the underlay: its interfaces, and the sockets of each mode and family.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
+use pnet::datalink::NetworkInterface;
 use socket2::Socket;
 
 use super::descriptors::Descriptors;
 use super::next_hops::Follower;
 use super::rootless::Rootless;
-use super::workers::TIMEKEEPER;
+use super::workers::{TIMEKEEPER, Workers};
 use super::{Config, IpipOffload, Site};
 use crate::dataplane::PortId;
 use crate::fib::OuterTtl;
@@ -20,16 +21,16 @@ use crate::io::Port;
 use crate::io::express::{Express, MAX_MTU};
 use crate::io::link::{Link, Super};
 use crate::io::packet::PacketPort;
-use crate::io::raw::RawPort;
+use crate::io::raw::{Exit, RawPort};
 use crate::io::udp::UdpPort;
 use crate::rib::{Encap, NodePlan, Target};
 use crate::sys::bpf;
 use crate::sys::filter::Filter;
 use crate::sys::ipsec;
 use crate::sys::netlink::{self, LinkIndex, Netlink};
-use crate::sys::socket::{self, Seen};
+use crate::sys::socket::{self, Seen, ZeroChecksums};
 use crate::sys::xdp::Sender;
-use crate::wire::MacAddr;
+use crate::wire::{Family, MacAddr};
 
 /// Source ports that VXLAN flows are spread over.
 pub(super) const SOURCE_PORTS: usize = 16;
@@ -42,9 +43,15 @@ const NO_QUEUE: &str = "no AF_XDP socket";
 pub enum UnderlayError {
     /// No interface has the node's address.
     #[error(
-        "no interface of this machine has {0}, the address of Node {1}: correct spec.bgp.ipv4Address, or run margay where that address is"
+        "no interface of this machine has {address}, the address of Node {node}: correct spec.bgp.{}, or run margay where that address is",
+        field(.address)
     )]
-    NoInterface(IpAddr, String),
+    NoInterface {
+        /// The address.
+        address: IpAddr,
+        /// The Node resource.
+        node: String,
+    },
     /// `--ipip-offload`.
     #[error("--ipip-offload bpf: {0}; or do without: --ipip-offload off")]
     IpipOffload(String),
@@ -56,6 +63,13 @@ pub enum UnderlayError {
         /// What the kernel said.
         source: io::Error,
     },
+}
+
+fn field(address: &IpAddr) -> &'static str {
+    match address {
+        IpAddr::V4(_) => "ipv4Address",
+        IpAddr::V6(_) => "ipv6Address",
+    }
 }
 
 fn hint(error: &io::Error) -> &'static str {
@@ -73,7 +87,23 @@ fn hint(error: &io::Error) -> &'static str {
     }
 }
 
-/// The interface that holds the node's address.
+/// Where the node is on the underlay of one family.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Uplink {
+    /// The node's address.
+    pub(super) address: IpAddr,
+    /// The interface that holds it.
+    pub(super) interface: Interface,
+}
+
+impl Uplink {
+    /// That of the address.
+    pub(super) fn family(&self) -> Family {
+        Family::of(self.address)
+    }
+}
+
+/// An interface of the underlay.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Interface {
     /// Name.
@@ -90,9 +120,11 @@ pub(super) struct Underlay {
     needs: Needs,
     /// What it receives by, and VXLAN's senders.
     descriptors: Descriptors,
-    /// Each worker's packet socket: its filter follows this node's blocks.
-    packet_sockets: Vec<Arc<Socket>>,
-    blocks: Vec<Ipv4Net>,
+    /// What the workers have of it.
+    ports: Vec<PortId>,
+    /// Each worker's packet sockets, one for each family: their filters follow this node's blocks.
+    packet_sockets: Vec<(Family, Arc<Socket>)>,
+    blocks: Vec<IpNet>,
     /// Each worker's AF_XDP socket for IPIP, if its queue is there; or why it leaves by packet sockets.
     pub(super) express: Result<Vec<Option<Arc<Mutex<Sender>>>>, String>,
     /// The peers' next hops; or why everything leaves by the raw socket.
@@ -102,24 +134,37 @@ pub(super) struct Underlay {
 /// What decides which sockets there are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Needs {
-    /// The interface that holds the node's address.
-    pub(super) interface: Interface,
-    address: IpAddr,
+    /// One for each of the node's addresses, IPv4's first; there is one at least.
+    uplinks: Vec<Uplink>,
     /// A pool says IPIP.
     pub(super) ipip: bool,
     /// A pool says VXLAN: its UDP port.
     pub(super) vxlan: Option<u16>,
     /// The kernel has IPsec policies, or does not say.
     ipsec: bool,
-    /// What leaves by the interface passes a queueing discipline, or the kernel does not say.
+    /// What leaves by IPv4's interface passes a queueing discipline, or the kernel does not say.
     is_queued: bool,
-    /// The interface takes frames that a sender by AF_XDP has no room for.
+    /// IPv4's interface takes frames that a sender by AF_XDP has no room for.
     is_jumbo: bool,
 }
 
 impl Needs {
-    fn has_tunnels(&self) -> bool {
-        self.ipip || self.vxlan.is_some()
+    /// Where the node is on the underlay, IPv4 first.
+    pub(super) fn uplinks(&self) -> &[Uplink] {
+        &self.uplinks
+    }
+
+    fn uplink(&self, family: Family) -> Option<&Uplink> {
+        self.uplinks.iter().find(|uplink| uplink.family() == family)
+    }
+
+    /// The one that IPIP needs.
+    fn ipip_uplink(&self) -> Option<&Uplink> {
+        self.uplink(Family::V4).filter(|_| self.ipip)
+    }
+
+    fn has_tunnels(&self, family: Family) -> bool {
+        self.vxlan.is_some() || (self.ipip && family == Family::V4)
     }
 
     /// What `plan` needs on this machine.
@@ -130,32 +175,39 @@ impl Needs {
         plan: &NodePlan,
         link_of: impl Fn(&str) -> Option<netlink::Link>,
     ) -> Result<Self, UnderlayError> {
-        let interface = pnet::datalink::interfaces()
-            .into_iter()
-            .find(|interface| interface.ips.iter().any(|network| network.ip() == plan.address))
-            .ok_or_else(|| UnderlayError::NoInterface(plan.address, plan.node.clone()))?;
+        let interfaces = pnet::datalink::interfaces();
+        let holder = |address: IpAddr| {
+            let has =
+                |interface: &&NetworkInterface| interface.ips.iter().any(|network| network.ip() == address);
+            let missing = || UnderlayError::NoInterface { address, node: plan.node.clone() };
+            interfaces.iter().find(has).ok_or_else(missing)
+        };
+        let uplinks = plan.underlays.addresses().map(|address| {
+            let found = holder(address)?;
+            let mac = link_of(&found.name).filter(|link| link.is_ethernet).and_then(|link| link.mac);
+            let interface = Interface { name: found.name.clone(), index: found.index, mac };
+            Ok(Uplink { address, interface })
+        });
+        let uplinks: Vec<Uplink> = uplinks.collect::<Result<_, UnderlayError>>()?;
         // A tunnel address may be outside all pools: then its route alone asks for the encapsulation.
         let uses = |wanted| {
             let by_route = |target| matches!(target, Target::Peer { encap, .. } if encap == wanted);
             plan.pools.iter().any(|pool| pool.encap == wanted)
                 || plan.routes.iter().any(|route| by_route(route.target))
         };
-        let link = link_of(&interface.name);
-        let is_jumbo = link.as_ref().is_some_and(|link| link.mtu > u32::from(MAX_MTU));
-        let is_queued = Netlink::open().and_then(|mut netlink| netlink.is_queued(LinkIndex(interface.index)));
-        let is_queued = is_queued.unwrap_or(true);
+        let v4 = uplinks.iter().find(|uplink| uplink.family() == Family::V4);
+        let link = v4.and_then(|uplink| link_of(&uplink.interface.name));
+        let is_queued = v4.is_some_and(|uplink| {
+            let index = LinkIndex(uplink.interface.index);
+            Netlink::open().and_then(|mut netlink| netlink.is_queued(index)).unwrap_or(true)
+        });
         Ok(Needs {
-            interface: Interface {
-                mac: link.filter(|link| link.is_ethernet).and_then(|link| link.mac),
-                index: interface.index,
-                name: interface.name,
-            },
-            address: plan.address,
+            uplinks,
             ipip: uses(Encap::Ipip),
             vxlan: uses(Encap::Vxlan).then_some(plan.settings.vxlan_port),
             ipsec: ipsec::has_policies().unwrap_or(true),
             is_queued,
-            is_jumbo,
+            is_jumbo: link.is_some_and(|link| link.mtu > u32::from(MAX_MTU)),
         })
     }
 }
@@ -173,82 +225,63 @@ impl Underlay {
     ) -> Result<Self, UnderlayError> {
         let Site { config, workers, .. } = site;
         if let Some(rootless) = site.rootless {
-            return Self::open_rootless(needs, site, legacy, rootless);
+            return Self::open_rootless(needs, site, legacy, (rootless, before));
         }
         let count = workers.count();
-        let address = needs.address;
         let mut held = Descriptors::default();
-        let sender = Arc::new(opened("the raw socket that sends to peers", socket::raw_sender())?);
         let next_hops = follower(&needs);
         let ipip = ipip_super(&needs, &next_hops, config)?;
-        let express = match express_refused(&needs, &next_hops, config) {
-            Some(reason) => Err(reason),
-            None => express(&needs.interface, count, before),
+        let express = match (express_refused(&needs, &next_hops, config), needs.ipip_uplink()) {
+            (Some(reason), _) => Err(reason),
+            (None, Some(uplink)) => express(&uplink.interface, count, before),
+            (None, None) => Err("there is no IPv4".into()),
         };
-        let link = |kind| match &next_hops {
-            Ok(follower) => link(&needs.interface, follower, kind).map(Some),
-            Err(_) => Ok(None),
-        };
-        let mut ports: Vec<(usize, PortId, Box<dyn Port>)> = Vec::new();
+        let exits = Exits::of(&needs, &next_hops)?;
+        let mut ports = vxlan_ports(&needs, count, legacy, &mut held)?;
         let mut packet_sockets = Vec::with_capacity(count);
-        let senders = needs.vxlan.map(|_| vxlan_senders(address, count, legacy, &mut held)).transpose()?;
-        let mut senders = senders.unwrap_or_default().into_iter();
         for index in 0..count {
             let of = format!("{index} of {count}");
-            if needs.ipip {
-                let open = || socket::ipip_receiver(address, &Filter::share_of_ipip(index, count));
+            if let Some(Uplink { address, .. }) = needs.ipip_uplink() {
+                let open = || socket::ipip_receiver(*address, &Filter::share_of_ipip(index, count));
                 let receiver = held.socket(legacy, format!("ipip {address} {of}"), open);
                 let receiver = opened("the raw socket for IPIP (protocol 4)", receiver)?;
                 let ipip = match express.as_ref().ok().and_then(|senders| senders[index].as_ref()) {
                     Some(sender) => Super::Express(Express::new(Arc::clone(sender))),
                     None => ipip.clone(),
                 };
-                let port = RawPort::ipip(receiver, Arc::clone(&sender), link(ipip)?);
-                ports.push((index, PortId::Ipip, Box::new(port)));
+                if let Some(exit) = exits.exit(Family::V4, ipip)? {
+                    ports.push((index, PortId::Ipip, Box::new(RawPort::ipip(receiver, exit))));
+                }
             }
-            if let (Some(port), Some(senders)) = (needs.vxlan, senders.next()) {
-                let receiver =
-                    vxlan_receiver(SocketAddr::new(address, port), (index, count), legacy, &mut held)?;
-                ports.push((index, PortId::Vxlan, Box::new(UdpPort::new(receiver, senders, port))));
-            }
-            let port = RawPort::direct(Arc::clone(&sender), link(Super::Whole)?);
+            let port =
+                RawPort::direct(exits.exit(Family::V4, Super::Whole)?, exits.exit(Family::V6, Super::Whole)?);
             ports.push((index, PortId::Direct, Box::new(port)));
-
-            let interface = &needs.interface;
-            let open = || {
-                let packet = socket::packet(interface.index, Seen::Ipv4, &Filter::nothing())?;
-                if count > 1 {
-                    socket::join_fanout(&packet, std::process::id() as u16)?;
-                }
-                Ok(packet)
-            };
-            let packet = held.socket(legacy, format!("underlay {} {of}", interface.index), open);
-            let packet = Arc::new(opened(&format!("the packet socket on {}", interface.name), packet)?);
-            packet_sockets.push(Arc::clone(&packet));
-            ports.push((index, PortId::Underlay, Box::new(PacketPort::new(packet))));
-        }
-        if let (true, IpAddr::V4(local)) = (needs.has_tunnels(), address) {
-            let receiver = held.socket(legacy, format!("errors {local}"), || socket::tunnel_errors(local));
-            let receiver = opened("the raw socket for ICMP errors", receiver)?;
-            let port = RawPort::errors(receiver, Arc::clone(&sender));
-            // One for the node, at the worker that keeps the time of what is known.
-            ports.push((TIMEKEEPER, PortId::Errors, Box::new(port)));
-        }
-        for (index, id, port) in ports {
-            workers.attach(index, id, port, id != PortId::Direct, None);
-        }
-        if let Some(before) = before {
-            for (id, was_there, is_there) in [
-                (PortId::Ipip, before.needs.ipip, needs.ipip),
-                (PortId::Vxlan, before.needs.vxlan.is_some(), needs.vxlan.is_some()),
-                (PortId::Errors, before.needs.has_tunnels(), needs.has_tunnels()),
-            ] {
-                if was_there && !is_there {
-                    workers.detach(id);
-                }
+            for uplink in &needs.uplinks {
+                let packet = packet_socket(uplink, (index, count), legacy, &mut held)?;
+                packet_sockets.push((uplink.family(), Arc::clone(&packet)));
+                let id = PortId::Underlay(uplink.family());
+                ports.push((index, id, Box::new(PacketPort::new(packet))));
             }
         }
-        Ok(Underlay { needs, descriptors: held, packet_sockets, blocks: Vec::new(), express, next_hops })
+        for uplink in needs.uplinks.iter().filter(|uplink| needs.has_tunnels(uplink.family())) {
+            let address = uplink.address;
+            let receiver =
+                held.socket(legacy, format!("errors {address}"), || socket::tunnel_errors(address));
+            let receiver = opened("the raw socket for ICMP errors", receiver)?;
+            let port = RawPort::errors(receiver, address);
+            // One for the node, at the worker that keeps the time of what is known.
+            ports.push((TIMEKEEPER, PortId::Errors(uplink.family()), Box::new(port)));
+        }
+        let ports = give(workers, ports, before);
+        Ok(Underlay {
+            needs,
+            descriptors: held,
+            ports,
+            packet_sockets,
+            blocks: Vec::new(),
+            express,
+            next_hops,
+        })
     }
 
     /// What it receives by, and VXLAN's senders.
@@ -285,38 +318,21 @@ impl Underlay {
         needs: Needs,
         site: Site<'_>,
         legacy: &Descriptors,
-        rootless: &Rootless,
+        (rootless, before): (&Rootless, Option<&Underlay>),
     ) -> Result<Self, UnderlayError> {
-        let workers = site.workers;
         let mut held = Descriptors::default();
-        let Some(port) = needs.vxlan else {
-            workers.detach(PortId::Vxlan);
-            return Ok(Self::of_udp(needs, held, rootless));
-        };
-        let (local, count) = (SocketAddr::new(needs.address, port), workers.count());
-        let mut ports = Vec::with_capacity(count);
-        let senders = vxlan_senders(needs.address, count, legacy, &mut held)?;
-        for (index, senders) in senders.into_iter().enumerate() {
-            let receiver = vxlan_receiver(local, (index, count), legacy, &mut held)?;
-            ports.push(UdpPort::new(receiver, senders, port));
-        }
-        // All of them before the workers lose what they had.
-        for (index, port) in ports.into_iter().enumerate() {
-            workers.attach(index, PortId::Vxlan, Box::new(port), true, None);
-        }
-        Ok(Self::of_udp(needs, held, rootless))
-    }
-
-    fn of_udp(needs: Needs, descriptors: Descriptors, Rootless { reason }: &Rootless) -> Self {
-        let refused = || reason.clone();
-        Underlay {
+        let ports = vxlan_ports(&needs, site.workers.count(), legacy, &mut held)?;
+        let ports = give(site.workers, ports, before);
+        let refused = || rootless.reason.clone();
+        Ok(Underlay {
             needs,
-            descriptors,
+            descriptors: held,
+            ports,
             packet_sockets: Vec::new(),
             blocks: Vec::new(),
             express: Err(refused()),
             next_hops: Err(refused()),
-        }
+        })
     }
 
     /// What it was opened for.
@@ -338,19 +354,110 @@ impl Underlay {
     /// The kernel refuses the filter.
     pub(super) fn follow(
         &mut self,
-        blocks: Vec<Ipv4Net>,
-        peers: &BTreeSet<Ipv4Addr>,
+        blocks: Vec<IpNet>,
+        peers: &BTreeSet<IpAddr>,
     ) -> Result<(), UnderlayError> {
         self.follow_next_hops(|next_hops| next_hops.follow(peers));
         if self.blocks == blocks {
             return Ok(());
         }
-        let filter = Filter::destined_to(&blocks);
-        for socket in &self.packet_sockets {
+        for (family, socket) in &self.packet_sockets {
+            let blocks = blocks.iter().copied().filter(|block| Family::of(block.addr()) == *family);
+            let filter = Filter::destined_to(&blocks.collect::<Vec<IpNet>>());
             opened("the filter of the underlay's packet socket", filter.attach(socket))?;
         }
         self.blocks = blocks;
         Ok(())
+    }
+}
+
+/// A worker's port, which is to be given to it.
+type New = (usize, PortId, Box<dyn Port>);
+
+/// Gives the workers these ports in the place of those that they had; says which.
+fn give(workers: &Workers, ports: Vec<New>, before: Option<&Underlay>) -> Vec<PortId> {
+    let mut given = Vec::with_capacity(ports.len());
+    for (index, id, port) in ports {
+        workers.attach(index, id, port, id != PortId::Direct, None);
+        given.push(id);
+    }
+    let had = before.map_or(&[][..], |before| &before.ports);
+    for id in had.iter().filter(|id| !given.contains(id)).copied().collect::<HashSet<_>>() {
+        workers.detach(id);
+    }
+    given
+}
+
+/// Each worker's way in and out by VXLAN, on each uplink.
+fn vxlan_ports(
+    needs: &Needs,
+    count: usize,
+    legacy: &Descriptors,
+    held: &mut Descriptors,
+) -> Result<Vec<New>, UnderlayError> {
+    let mut ports: Vec<New> = Vec::new();
+    let Some(port) = needs.vxlan else { return Ok(ports) };
+    for uplink in &needs.uplinks {
+        let local = SocketAddr::new(uplink.address, port);
+        let senders = vxlan_senders(uplink.address, count, legacy, held)?;
+        for (index, senders) in senders.into_iter().enumerate() {
+            let receiver = vxlan_receiver(local, (index, count), legacy, held)?;
+            let id = PortId::Vxlan(uplink.family());
+            ports.push((index, id, Box::new(UdpPort::new(receiver, senders, port))));
+        }
+    }
+    Ok(ports)
+}
+
+/// A worker's socket for what arrives at an uplink without encapsulation, `index` of `count`.
+fn packet_socket(
+    uplink: &Uplink,
+    (index, count): (usize, usize),
+    legacy: &Descriptors,
+    held: &mut Descriptors,
+) -> Result<Arc<Socket>, UnderlayError> {
+    // A group is of one version.
+    let own = std::process::id() as u16;
+    let (seen, version, group) = match uplink.family() {
+        Family::V4 => (Seen::Ipv4, "", own),
+        Family::V6 => (Seen::Ipv6, "v6 ", !own),
+    };
+    let interface = &uplink.interface;
+    let open = || {
+        let packet = socket::packet(interface.index, seen, &Filter::nothing())?;
+        if count > 1 {
+            socket::join_fanout(&packet, group)?;
+        }
+        Ok(packet)
+    };
+    let name = format!("underlay {version}{} {index} of {count}", interface.index);
+    let packet = held.socket(legacy, name, open);
+    Ok(Arc::new(opened(&format!("the packet socket on {}", interface.name), packet)?))
+}
+
+/// What sends whole packets: a raw socket for each family, and where the next hops are known the link layer.
+struct Exits<'a> {
+    uplinks: Vec<(&'a Uplink, Arc<Socket>)>,
+    next_hops: Option<&'a Follower>,
+}
+
+impl<'a> Exits<'a> {
+    fn of(needs: &'a Needs, next_hops: &'a Result<Follower, String>) -> Result<Self, UnderlayError> {
+        let open = |uplink: &'a Uplink| {
+            let sender = socket::raw_sender(uplink.family());
+            Ok((uplink, Arc::new(opened("the raw socket that sends to peers", sender)?)))
+        };
+        let uplinks = needs.uplinks.iter().map(open).collect::<Result<_, UnderlayError>>()?;
+        Ok(Exits { uplinks, next_hops: next_hops.as_ref().ok() })
+    }
+
+    fn exit(&self, family: Family, kind: Super) -> Result<Option<Exit>, UnderlayError> {
+        let Some((uplink, sender)) = self.uplinks.iter().find(|(uplink, _)| uplink.family() == family) else {
+            return Ok(None);
+        };
+        let next_hops = self.next_hops.filter(|_| uplink.interface.mac.is_some());
+        let link = next_hops.map(|follower| link(&uplink.interface, follower, kind)).transpose()?;
+        Ok(Some(Exit::new(Arc::clone(sender), link)))
     }
 }
 
@@ -360,9 +467,14 @@ fn follower(needs: &Needs) -> Result<Follower, String> {
             "the kernel has IPsec policies, or does not say, and a packet socket would pass them by".into()
         );
     }
-    let interface = &needs.interface;
-    let mac = interface.mac.ok_or_else(|| format!("{} is not an Ethernet interface", interface.name))?;
-    Follower::new(interface, mac).map_err(|error| error.to_string())
+    let is_ethernet = |uplink: &&Uplink| uplink.interface.mac.is_some();
+    if !needs.uplinks.iter().any(|uplink| is_ethernet(&uplink)) {
+        let names: BTreeSet<&str> =
+            needs.uplinks.iter().map(|uplink| uplink.interface.name.as_str()).collect();
+        let names: Vec<&str> = names.into_iter().collect();
+        return Err(format!("{} is not an Ethernet interface", names.join(" and ")));
+    }
+    Follower::new(&needs.uplinks).map_err(|error| error.to_string())
 }
 
 fn link(interface: &Interface, follower: &Follower, kind: Super) -> Result<Link, UnderlayError> {
@@ -387,24 +499,27 @@ fn ipip_super(
     if let Err(reason) = next_hops {
         return Err(refused(reason.clone()));
     }
-    let (Some(mac), IpAddr::V4(local)) = (needs.interface.mac, needs.address) else {
+    let found = needs.ipip_uplink().and_then(|uplink| Some((uplink, uplink.interface.mac?)));
+    let Some((Uplink { address: IpAddr::V4(local), interface }, mac)) = found else {
         return Err(refused("it needs IPv4 over Ethernet".into()));
     };
+    let local = *local;
     let ttl = match config.outer_ttl {
         OuterTtl::Fixed(ttl) => Some(ttl),
         OuterTtl::Inherit => None,
     };
-    let program = bpf::attach_ipip(needs.interface.index, bpf::OuterIpip { mac, local, ttl });
+    let program = bpf::attach_ipip(interface.index, bpf::OuterIpip { mac, local, ttl });
     program.map(|program| Super::Prepended(Arc::new(program))).map_err(|error| refused(error.to_string()))
 }
 
 /// Why IPIP does not leave by AF_XDP.
 fn express_refused(needs: &Needs, next_hops: &Result<Follower, String>, config: &Config) -> Option<String> {
-    let name = &needs.interface.name;
+    let Some(Uplink { interface, .. }) = needs.ipip_uplink() else { return Some("there is no IPIP".into()) };
+    let name = &interface.name;
     match next_hops {
         _ if config.ipip_offload != IpipOffload::Auto => Some("--ipip-offload".into()),
-        _ if !needs.ipip => Some("there is no IPIP".into()),
         Err(reason) => Some(reason.clone()),
+        Ok(_) if interface.mac.is_none() => Some(format!("{name} is not an Ethernet interface")),
         // It would pass by what somebody put there, or the driver's queue with what would have held it back.
         Ok(_) if needs.is_queued => Some(format!("{name} has a queueing discipline")),
         Ok(_) if needs.is_jumbo => Some(format!("the MTU of {name} is above {MAX_MTU}")),
@@ -418,7 +533,10 @@ fn express(
     workers: usize,
     before: Option<&Underlay>,
 ) -> Result<Vec<Option<Arc<Mutex<Sender>>>>, String> {
-    let before = before.filter(|before| before.needs.interface.index == interface.index);
+    let is_same = |before: &&Underlay| {
+        before.needs.uplink(Family::V4).is_some_and(|uplink| uplink.interface.index == interface.index)
+    };
+    let before = before.filter(is_same);
     let open = |queue: usize| match before.and_then(|before| before.express.as_ref().ok()?[queue].as_ref()) {
         Some(sender) => Ok(Arc::clone(sender)),
         None => open_express(interface.index, queue as u32).map(|sender| Arc::new(Mutex::new(sender))),
@@ -442,14 +560,10 @@ fn open_express(interface: u32, queue: u32) -> io::Result<Sender> {
 }
 
 /// This node's own blocks and its endpoints' addresses outside them: what peers send here.
-pub(super) fn own_prefixes(plan: &NodePlan) -> Vec<Ipv4Net> {
+pub(super) fn own_prefixes(plan: &NodePlan) -> Vec<IpNet> {
     let own =
         plan.routes.iter().filter(|route| matches!(route.target, Target::Blackhole | Target::Endpoint(_)));
-    let prefixes = own.filter_map(|route| match route.prefix {
-        ipnet::IpNet::V4(prefix) => Some(prefix),
-        ipnet::IpNet::V6(_) => None,
-    });
-    Ipv4Net::aggregate(&prefixes.collect())
+    IpNet::aggregate(&own.map(|route| route.prefix).collect())
 }
 
 /// A worker's receiver of VXLAN, `index` of `count`.
@@ -460,7 +574,7 @@ fn vxlan_receiver(
     held: &mut Descriptors,
 ) -> Result<Socket, UnderlayError> {
     let name = format!("vxlan {local} {index} of {count}");
-    let receiver = held.socket(legacy, name, || socket::vxlan_receiver(local));
+    let receiver = held.socket(legacy, name, || socket::vxlan_receiver(local, ZeroChecksums::Refused));
     opened(&format!("UDP port {} for VXLAN", local.port()), receiver)
 }
 

@@ -101,7 +101,7 @@ impl Offload {
 
     /// What no packet fits, for a virtio-net header that makes no sense: segments of no bytes.
     pub const IMPOSSIBLE: Offload =
-        Offload { checksum: None, segments: Some(Segments { kind: Segmentation::TcpV4, size: 0 }) };
+        Offload { checksum: None, segments: Some(Segments { kind: Segmentation::Tcp, size: 0 }) };
 }
 
 /// Most segments that a super-frame may be cut into: 65,535 bytes at the smallest MSS that Linux uses
@@ -126,13 +126,13 @@ pub struct Segments {
     pub size: u16,
 }
 
-/// What a super-frame holds.
+/// What a super-frame holds, in packets of whatever version its own header is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Segmentation {
-    /// TCP over IPv4 (`VIRTIO_NET_HDR_GSO_TCPV4`), without the CWR rule of `_GSO_ECN`.
-    TcpV4,
-    /// TCP over IPv4 whose first segment alone keeps CWR (`VIRTIO_NET_HDR_GSO_ECN`, RFC 3168 6.1.2).
-    TcpV4Ecn,
-    /// UDP datagrams over IPv4 (`VIRTIO_NET_HDR_GSO_UDP_L4`).
-    UdpV4,
+    /// TCP (`VIRTIO_NET_HDR_GSO_TCPV4`, `_TCPV6`), without the CWR rule of `_GSO_ECN`.
+    Tcp,
+    /// TCP whose first segment alone keeps CWR (`VIRTIO_NET_HDR_GSO_ECN`, RFC 3168 6.1.2).
+    TcpEcn,
+    /// UDP datagrams (`VIRTIO_NET_HDR_GSO_UDP_L4`).
+    Udp,
 }

@@ -3,10 +3,10 @@
 //! Contract: any bytes give headers, perhaps none; nothing allocates. Checksums and lengths are not looked at: a frame
 //! that is dropped for them is to be found as well.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use crate::wire::ethernet::{self, EtherType, Ethernet};
-use crate::wire::{Protocol, arp, udp, vxlan};
+use crate::wire::{Family, Ipv6, Protocol, arp, udp, vxlan};
 
 /// What a captured frame begins with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub enum Link {
 /// One header that can be asked about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Header {
-    /// IPv4, with the ports behind it.
+    /// IP, with the ports behind it.
     Ip(Ip),
     /// ARP for IPv4.
     Arp {
@@ -29,23 +29,28 @@ pub enum Header {
         /// The address that is asked for, or answered to.
         target: Ipv4Addr,
     },
-    /// IPv6, which margay does not carry.
-    Ip6,
 }
 
-/// An IPv4 header, and the ports behind it.
+/// An IP header, and the ports behind it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ip {
     /// Source address.
-    pub src: Ipv4Addr,
-    /// Destination address.
-    pub dst: Ipv4Addr,
-    /// What it carries.
+    pub src: IpAddr,
+    /// Destination address, of the same family.
+    pub dst: IpAddr,
+    /// What it carries, behind IPv6's extension headers.
     pub protocol: Protocol,
     /// Source and destination port; none in a later fragment, of other protocols, or where they are cut off.
     pub ports: Option<(u16, u16)>,
     /// A datagram for the VXLAN port.
     pub is_vxlan: bool,
+}
+
+impl Ip {
+    /// Of which version it is.
+    pub fn family(&self) -> Family {
+        Family::of(self.src)
+    }
 }
 
 /// Headers of one frame within another that are followed: what margay carries has two, and what it drops three.
@@ -83,7 +88,7 @@ impl Headers {
         self.headers[..self.count].iter().flatten()
     }
 
-    /// The innermost IPv4 header.
+    /// The innermost IP header.
     pub fn innermost(&self) -> Option<&Ip> {
         self.headers[..self.count].iter().rev().flatten().find_map(|header| match header {
             Header::Ip(ip) => Some(ip),
@@ -107,13 +112,12 @@ impl Headers {
                 }
             }
         };
-        if packet.first()? >> 4 == 6 {
-            self.push(Header::Ip6);
-            return None;
-        }
-        let (ip, payload) = ipv4(packet, vxlan_port)?;
+        let (ip, payload) = match Family::of_packet(packet)? {
+            Family::V4 => ipv4(packet, vxlan_port)?,
+            Family::V6 => ipv6(packet, vxlan_port)?,
+        };
         self.push(Header::Ip(ip));
-        if ip.protocol == Protocol::IPIP {
+        if matches!(ip.protocol, Protocol::IPIP | Protocol::IPV6) {
             return Some((Link::Ip, payload));
         }
         let inner = payload.get(udp::HEADER_LEN + vxlan::HEADER_LEN..)?;
@@ -136,22 +140,32 @@ fn arp(bytes: &[u8]) -> Option<Header> {
 /// The header, and what follows it.
 fn ipv4(bytes: &[u8], vxlan_port: u16) -> Option<(Ip, &[u8])> {
     let header: &[u8; 20] = bytes.first_chunk()?;
-    if header[0] >> 4 != 4 {
-        return None;
-    }
-    let address = |at: usize| Ipv4Addr::new(header[at], header[at + 1], header[at + 2], header[at + 3]);
+    let address =
+        |at: usize| Ipv4Addr::new(header[at], header[at + 1], header[at + 2], header[at + 3]).into();
     let payload = bytes.get(usize::from(header[0] & 15).max(5) * 4..).unwrap_or_default();
-    let protocol = Protocol(header[9]);
     let is_later_fragment = u16::from_be_bytes([header[6], header[7]]) & 0x1fff != 0;
-    let ports = match *payload {
-        [s0, s1, d0, d1, ..] if protocol.has_ports() && !is_later_fragment => {
-            Some((u16::from_be_bytes([s0, s1]), u16::from_be_bytes([d0, d1])))
-        }
-        _ => None,
-    };
-    let is_vxlan = protocol == Protocol::UDP && ports.is_some_and(|(_, to)| to == vxlan_port);
     let payload = if is_later_fragment { &[] } else { payload };
-    Some((Ip { src: address(12), dst: address(16), protocol, ports, is_vxlan }, payload))
+    Some((Ip::new([address(12), address(16)], Protocol(header[9]), payload, vxlan_port), payload))
+}
+
+/// The header, and what follows it and its extension headers.
+fn ipv6(bytes: &[u8], vxlan_port: u16) -> Option<(Ip, &[u8])> {
+    let ip = Ipv6::parse_quoted(bytes).ok()?;
+    let payload = if ip.is_later_fragment() { &[] } else { ip.payload() };
+    Some((Ip::new([ip.src().into(), ip.dst().into()], ip.protocol(), payload, vxlan_port), payload))
+}
+
+impl Ip {
+    fn new([src, dst]: [IpAddr; 2], protocol: Protocol, payload: &[u8], vxlan_port: u16) -> Self {
+        let ports = match *payload {
+            [s0, s1, d0, d1, ..] if protocol.has_ports() => {
+                Some((u16::from_be_bytes([s0, s1]), u16::from_be_bytes([d0, d1])))
+            }
+            _ => None,
+        };
+        let is_vxlan = protocol == Protocol::UDP && ports.is_some_and(|(_, to)| to == vxlan_port);
+        Ip { src, dst, protocol, ports, is_vxlan }
+    }
 }
 
 const _: () = assert!(ethernet::HEADER_LEN == 14 && ROOM <= 8);
@@ -182,7 +196,7 @@ mod tests {
             let headers = Headers::of(Link::Ip, outer, 4789);
             assert_eq!(headers.iter().count(), 2, "{headers:?}");
             let inner = headers.innermost().unwrap();
-            assert_eq!((inner.src.octets(), inner.ports), ([10, 0, 0, 1], Some((5, 53))));
+            assert_eq!((inner.src, inner.ports), ([10, 0, 0, 1].into(), Some((5, 53))));
             for len in 0..outer.len() {
                 let headers = Headers::of(Link::Ip, &outer[..len], 4789);
                 assert_eq!(headers.iter().count() >= 1, len >= 20, "{len}");
@@ -198,5 +212,40 @@ mod tests {
         packet[7] = 1;
         let headers = Headers::of(Link::Ip, &packet, 4789);
         assert_eq!(headers.innermost().unwrap().ports, None);
+    }
+
+    /// fd00::LAST to fd00::9, with what follows the fixed header.
+    fn ipv6(last: u8, next_header: u8, rest: &[u8]) -> Vec<u8> {
+        let address = |last| [0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, last];
+        let fixed = [0x60, 0, 0, 0, 0, rest.len() as u8, next_header, 64];
+        [&fixed[..], &address(last), &address(9), rest].concat()
+    }
+
+    #[test]
+    fn either_family_is_found_in_the_other() {
+        let udp6 = [0, 5, 0, 53, 0, 8, 0, 0];
+        let inner = ipv6(1, 60, &[&[17, 0, 1, 4, 0, 0, 0, 0][..], &udp6].concat());
+        let vxlan = [&[8, 0, 0, 0, 0, 0, 1, 0][..], &[2; 12], &[0x86, 0xdd], &inner].concat();
+        let datagram = [&[0, 7, 0x12, 0xb5, 0, 0, 0, 0][..], &vxlan].concat();
+        for outer in [
+            ipv6(2, 17, &datagram),
+            udp([192, 0, 2, 1], [192, 0, 2, 2], [7, 4789], &vxlan),
+            ipv6(2, 41, &inner),
+            ipv6(2, 0, &[&[17, 0, 5, 2, 0, 0, 1, 0][..], &datagram].concat()),
+        ] {
+            let headers = Headers::of(Link::Ip, &outer, 4789);
+            let inner = headers.innermost().unwrap();
+            let found = (headers.iter().count(), inner.src, inner.protocol, inner.ports);
+            assert_eq!(found, (2, "fd00::1".parse().unwrap(), Protocol::UDP, Some((5, 53))));
+        }
+        let inner = udp([10, 0, 0, 1], [10, 0, 0, 2], [5, 53], b"");
+        let headers = Headers::of(Link::Ip, &ipv6(2, 4, &inner), 4789);
+        assert_eq!(headers.innermost().unwrap().family(), Family::V4);
+        for len in 0..ipv6(2, 17, &datagram).len() {
+            let headers = Headers::of(Link::Ip, &ipv6(2, 17, &datagram)[..len], 4789);
+            assert_eq!(headers.iter().count() >= 1, len >= 40, "{len}");
+        }
+        let later = ipv6(2, 44, &[&[17, 0, 0, 8, 0, 0, 0, 1][..], &udp6].concat());
+        assert_eq!(Headers::of(Link::Ip, &later, 4789).innermost().unwrap().ports, None);
     }
 }

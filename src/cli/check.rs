@@ -9,7 +9,7 @@ use crate::agent::view::Route;
 use crate::cli::routes;
 use crate::datastore;
 use crate::resource::Resources;
-use crate::rib::{NodePlan, plan};
+use crate::rib::{NodePlan, Underlay, plan};
 
 /// Validate a directory of resources and print what each node would route where and how
 ///
@@ -105,11 +105,12 @@ fn nodes(
     let mut names = Vec::new();
     for node in &resources.nodes {
         let name = node.meta.name.clone();
-        if node.ipv4.is_some() {
+        if node.ipv4.is_some() || node.ipv6.is_some() {
             names.push(name);
             continue;
         }
-        let warning = format!("{name} has no spec.bgp.ipv4Address: it takes no part");
+        let warning =
+            format!("{name} has neither spec.bgp.ipv4Address nor spec.bgp.ipv6Address: it takes no part");
         say(err, "warning", &warning)?;
         warned.insert(warning);
     }
@@ -118,7 +119,9 @@ fn nodes(
 
 fn show(plan: &NodePlan, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out)?;
-    writeln!(out, "{}, {} in {}:", plan.node, plan.address, plan.subnet)?;
+    let underlay = |underlay: &Underlay| format!("{} in {}", underlay.address, underlay.subnet);
+    let underlays: Vec<String> = plan.underlays.iter().map(underlay).collect();
+    writeln!(out, "{}, {}:", plan.node, underlays.join(" and "))?;
     for line in routes::table(&Route::all(plan)).lines() {
         writeln!(out, "  {line}")?;
     }

@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use crate::cli::machine::{self, AttachArg, Machine, MachineError};
 use crate::cli::seconds;
-use crate::testbed::{BedError, LabSpec, Mode, Topology};
+use crate::testbed::{BedError, LabSpec, Mode, Stack, Topology};
+use crate::wire::Family;
 use scene::{OnWire, Outcome, Scene};
 
 /// Build two nodes with two pods each on this machine and show their packets
 ///
 /// Makes network namespaces of its own, starts a real daemon for each node, pings and moves TCP between
-/// the pods, and shows routes, ARP for 169.254.1.1 and the packets on the underlay with outer and inner
+/// the pods, and shows routes, ARP or neighbour discovery for the gateway and the packets on the underlay with outer and inner
 /// headers. Touches nothing of this machine's own network and leaves nothing behind. Needs root, or a
 /// system that lets its users make user namespaces.
 #[derive(Debug, Clone, clap::Args)]
@@ -43,6 +44,8 @@ pub enum ModeArg {
     None,
     /// IP in IP between subnets only
     CrossSubnet,
+    /// Pods with IPv4 and IPv6, in VXLAN over each and without encapsulation
+    DualStack,
     /// One after the other
     All,
 }
@@ -87,11 +90,12 @@ fn show(args: &Args, machine: &Machine, binary: PathBuf, out: &mut dyn Write) ->
     // What leaves is shown as captures on both nodes see it.
     let arguments = [machine.arguments, &["--ipip-offload", "off"]].concat();
     let mut outcomes = Vec::new();
-    for (title, spec, on_wire) in scenes(args.mode) {
+    for Show { title, spec, on_wire, family, .. } in shows(args.mode) {
         let scene = Scene {
             title,
             spec: LabSpec { attach: machine.attach, ..spec },
             on_wire,
+            family,
             binary: &binary,
             arguments: &arguments,
             duration: Duration::from_secs_f64(args.seconds),
@@ -103,19 +107,37 @@ fn show(args: &Args, machine: &Machine, binary: PathBuf, out: &mut dyn Write) ->
     if failures.is_empty() { Ok(()) } else { Err(DemoError::Failed(failures)) }
 }
 
+/// What is to be shown, and by which mode.
+struct Show {
+    mode: ModeArg,
+    title: &'static str,
+    spec: LabSpec,
+    on_wire: OnWire,
+    family: Family,
+}
+
 /// What each mode shows.
-fn scenes(mode: ModeArg) -> Vec<(&'static str, LabSpec, OnWire)> {
+fn shows(mode: ModeArg) -> Vec<Show> {
+    let v4 = |mode, title, spec, on_wire| Show { mode, title, spec, on_wire, family: Family::V4 };
+    let v6 =
+        |title, spec, on_wire| Show { mode: ModeArg::DualStack, title, spec, on_wire, family: Family::V6 };
     let routed = |mode| LabSpec { topology: Topology::Routed, ..LabSpec::new(mode) };
-    let all = [
-        (ModeArg::Ipip, "IPIP", LabSpec::new(Mode::Ipip), OnWire::Ipip),
-        (ModeArg::Vxlan, "VXLAN", LabSpec::new(Mode::Vxlan), OnWire::Vxlan),
-        (ModeArg::None, "no encapsulation", LabSpec::new(Mode::None), OnWire::Plain),
-        (ModeArg::CrossSubnet, "CrossSubnet, one subnet", LabSpec::new(Mode::IpipCrossSubnet), OnWire::Plain),
-        (ModeArg::CrossSubnet, "CrossSubnet, two subnets", routed(Mode::IpipCrossSubnet), OnWire::Ipip),
+    let over_v4 = LabSpec { underlay: Stack::V4, ..LabSpec::dual(Mode::Vxlan) };
+    let mut shows = vec![
+        v4(ModeArg::Ipip, "IPIP", LabSpec::new(Mode::Ipip), OnWire::Ipip),
+        v4(ModeArg::Vxlan, "VXLAN", LabSpec::new(Mode::Vxlan), OnWire::Vxlan),
+        v4(ModeArg::None, "no encapsulation", LabSpec::new(Mode::None), OnWire::Plain),
+        v4(
+            ModeArg::CrossSubnet,
+            "CrossSubnet, one subnet",
+            LabSpec::new(Mode::IpipCrossSubnet),
+            OnWire::Plain,
+        ),
+        v4(ModeArg::CrossSubnet, "CrossSubnet, two subnets", routed(Mode::IpipCrossSubnet), OnWire::Ipip),
+        v6("IPv6 in VXLAN over IPv6", LabSpec::dual(Mode::Vxlan), OnWire::Vxlan),
+        v6("IPv6 in VXLAN over IPv4", over_v4, OnWire::Vxlan),
+        v6("IPv6, no encapsulation", LabSpec::dual(Mode::None), OnWire::Plain),
     ];
-    let wanted = |of: ModeArg| mode == ModeArg::All || mode == of;
-    all.into_iter()
-        .filter(|scene| wanted(scene.0))
-        .map(|(_, title, spec, wire)| (title, spec, wire))
-        .collect()
+    shows.retain(|show| mode == ModeArg::All || mode == show.mode);
+    shows
 }

@@ -17,17 +17,18 @@
 //! ```
 
 use std::fmt::{self, Write};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use etherparse::icmpv4::DestUnreachableHeader;
 use etherparse::{
     ArpOperation, ArpPacketSlice, EtherType, Ethernet2HeaderSlice, Icmpv4Slice, Icmpv4Type, IpNumber,
-    Ipv4HeaderSlice, Ipv6HeaderSlice, TcpHeaderSlice, UdpHeaderSlice,
+    Ipv4HeaderSlice, TcpHeaderSlice, UdpHeaderSlice,
 };
 
 use crate::agent::capture::unhex;
 use crate::capture::Link;
-use crate::wire::MacAddr;
+use crate::wire::icmpv6::{self, Icmpv6, Icmpv6Type};
+use crate::wire::{Ipv6, MacAddr, NeighborAdvertisement, NeighborSolicitation, Protocol};
 
 /// Headers within headers are followed so deep.
 const DEPTH: usize = 4;
@@ -87,23 +88,101 @@ pub fn of_digits(ethernet: bool, digits: &str) -> Dissection {
 /// True where the frame carries a packet within a packet, or the packet itself is of the overlay `prefix`.
 pub fn concerns(bytes: &[u8], prefix: crate::lpm::Prefix) -> bool {
     let Ok(ethernet) = Ethernet2HeaderSlice::from_slice(bytes) else { return false };
-    let Ok(ip) = Ipv4HeaderSlice::from_slice(&bytes[14..]) else { return false };
-    let within = |address: Ipv4Addr| prefix.contains(&std::net::IpAddr::V4(address));
-    ethernet.ether_type() == EtherType::IPV4
-        && (ip.protocol() == IpNumber::IPV4
-            || within(ip.source_addr())
-            || within(ip.destination_addr())
-            || UdpHeaderSlice::from_slice(&bytes[14 + ip.slice().len()..])
+    let Some(Facts { ip, payload }) = Facts::of(&bytes[14..]) else { return false };
+    matches!(ethernet.ether_type(), EtherType::IPV4 | EtherType::IPV6)
+        && (matches!(ip.protocol(), IpNumber::IPV4 | IpNumber::IPV6)
+            || prefix.contains(&ip.source())
+            || prefix.contains(&ip.destination())
+            || UdpHeaderSlice::from_slice(payload)
                 .is_ok_and(|udp| ip.protocol() == IpNumber::UDP && udp.destination_port() == VXLAN_PORT))
 }
 
 /// The texts so far; the last one is being written.
 struct Levels(Vec<String>);
 
-/// What an IPv4 header says, to be written behind what the payload says.
+/// What an IP header says, to be written behind what the payload says.
 struct Facts<'a> {
-    ip: Ipv4HeaderSlice<'a>,
+    ip: Ip<'a>,
     payload: &'a [u8],
+}
+
+/// A header of either version.
+enum Ip<'a> {
+    V4(Ipv4HeaderSlice<'a>),
+    V6(Ipv6<'a>),
+}
+
+impl<'a> Facts<'a> {
+    /// `None` where the header is cut short or malformed; the payload may end early.
+    fn of(bytes: &'a [u8]) -> Option<Self> {
+        if bytes.first()? >> 4 == 6 {
+            let ip = Ipv6::parse_quoted(bytes).ok()?;
+            return Some(Facts { ip: Ip::V6(ip), payload: ip.payload() });
+        }
+        let ip = Ipv4HeaderSlice::from_slice(bytes).ok()?;
+        let end = bytes.len().min(usize::from(ip.total_len()));
+        // A total length below the header's own leaves nothing.
+        let payload = bytes.get(ip.slice().len()..end).unwrap_or_default();
+        Some(Facts { ip: Ip::V4(ip), payload })
+    }
+}
+
+impl Ip<'_> {
+    fn source(&self) -> IpAddr {
+        match self {
+            Ip::V4(ip) => ip.source_addr().into(),
+            Ip::V6(ip) => ip.src().into(),
+        }
+    }
+
+    fn destination(&self) -> IpAddr {
+        match self {
+            Ip::V4(ip) => ip.destination_addr().into(),
+            Ip::V6(ip) => ip.dst().into(),
+        }
+    }
+
+    fn protocol(&self) -> IpNumber {
+        match self {
+            Ip::V4(ip) => ip.protocol(),
+            Ip::V6(ip) => ip.protocol().0.into(),
+        }
+    }
+
+    /// Only a first fragment has the payload's header.
+    fn is_later_fragment(&self) -> bool {
+        match self {
+            Ip::V4(ip) => ip.fragments_offset().value() != 0,
+            Ip::V6(ip) => ip.is_later_fragment(),
+        }
+    }
+
+    /// Bytes before the payload, and with it.
+    fn lengths(&self) -> (usize, usize) {
+        match self {
+            Ip::V4(ip) => (ip.slice().len(), ip.total_len().into()),
+            Ip::V6(ip) => (ip.header_len(), ip.total_len()),
+        }
+    }
+}
+
+/// The extension headers that were walked, in words.
+fn extensions(ip: &Ipv6<'_>) -> Vec<&'static str> {
+    let mut names = Vec::new();
+    let (mut next, mut rest) = (ip.next_header(), ip.extensions());
+    while let [following, units, ..] = *rest {
+        let (name, len) = match next {
+            Protocol::FRAGMENT => ("fragment", 8),
+            Protocol::AH => ("authentication", (usize::from(units) + 2) * 4),
+            Protocol::HOP_BY_HOP => ("hop-by-hop options", (usize::from(units) + 1) * 8),
+            Protocol::ROUTING => ("routing", (usize::from(units) + 1) * 8),
+            _ => ("destination options", (usize::from(units) + 1) * 8),
+        };
+        names.push(name);
+        next = Protocol(following);
+        rest = rest.get(len..).unwrap_or_default();
+    }
+    names
 }
 
 impl Levels {
@@ -157,55 +236,40 @@ impl Levels {
     }
 
     fn ip(&mut self, bytes: &[u8]) {
-        if bytes.first().is_some_and(|first| first >> 4 == 6) {
-            return self.ipv6(bytes);
-        }
-        let Ok(ip) = Ipv4HeaderSlice::from_slice(bytes) else {
-            return self.add(format_args!("IPv4 [truncated or malformed] len {}", bytes.len()));
+        let Some(facts) = Facts::of(bytes) else {
+            let name = if bytes.first().is_some_and(|first| first >> 4 == 6) { "IPv6" } else { "IPv4" };
+            return self.add(format_args!("{name} [truncated or malformed] len {}", bytes.len()));
         };
-        let end = bytes.len().min(usize::from(ip.total_len()));
-        // A total length below the header's own leaves nothing.
-        let payload = bytes.get(ip.slice().len()..end).unwrap_or_default();
-        self.ipv4(&Facts { ip, payload });
-    }
-
-    fn ipv6(&mut self, bytes: &[u8]) {
-        let Ok(ip) = Ipv6HeaderSlice::from_slice(bytes) else {
-            return self.add("IPv6 [truncated]");
-        };
-        self.add(format_args!(
-            "{} > {}: IPv6 next header {} hlim {} len {}",
-            ip.source_addr(),
-            ip.destination_addr(),
-            ip.next_header().0,
-            ip.hop_limit(),
-            bytes.len()
-        ));
-    }
-
-    fn ipv4(&mut self, facts: &Facts<'_>) {
-        let Facts { ip, payload } = facts;
-        let (source, destination) = (ip.source_addr(), ip.destination_addr());
-        if ip.fragments_offset().value() != 0 {
-            // Only a first fragment has the payload's header.
+        let Facts { ip, payload } = &facts;
+        let (source, destination) = (ip.source(), ip.destination());
+        if ip.is_later_fragment() {
             self.add(format_args!("{source} > {destination}: fragment of proto {}", ip.protocol().0));
             return self.tail(ip);
         }
-        match ip.protocol() {
-            IpNumber::UDP => self.udp(facts),
-            IpNumber::TCP => self.tcp(facts),
-            IpNumber::ICMP => {
+        match (ip.protocol(), ip) {
+            (IpNumber::UDP, _) => self.udp(&facts),
+            (IpNumber::TCP, _) => self.tcp(&facts),
+            (IpNumber::ICMP, Ip::V4(_)) => {
                 self.add(format_args!("{source} > {destination}: ICMP "));
-                self.icmp(facts);
+                self.icmp(&facts);
             }
-            IpNumber::IPV4 => {
-                self.add(format_args!("{source} > {destination}: IPIP (4)"));
+            (IpNumber::IPV6_ICMP, Ip::V6(packet)) => {
+                self.add(format_args!("{source} > {destination}: ICMPv6 "));
+                self.icmpv6(&facts, packet);
+            }
+            (inner @ (IpNumber::IPV4 | IpNumber::IPV6), _) => {
+                let name = if inner == IpNumber::IPV4 { "IPIP" } else { "IPv6" };
+                self.add(format_args!("{source} > {destination}: {name} ({})", inner.0));
                 self.tail(ip);
                 if self.deeper() {
                     self.ip(payload);
                 }
             }
-            other => {
+            (IpNumber::IPV6_NO_NEXT_HEADER, Ip::V6(_)) => {
+                self.add(format_args!("{source} > {destination}: no next header"));
+                self.tail(ip);
+            }
+            (other, _) => {
                 self.add(format_args!("{source} > {destination}: proto {}", other.0));
                 self.tail(ip);
             }
@@ -213,7 +277,15 @@ impl Levels {
     }
 
     /// What the header says besides addresses and protocol.
-    fn tail(&mut self, ip: &Ipv4HeaderSlice<'_>) {
+    fn tail(&mut self, ip: &Ip<'_>) {
+        match ip {
+            Ip::V4(ip) => self.tail_v4(ip),
+            Ip::V6(ip) => self.tail_v6(ip),
+        }
+        self.add(format_args!(" len {}", ip.lengths().1));
+    }
+
+    fn tail_v4(&mut self, ip: &Ipv4HeaderSlice<'_>) {
         self.add(format_args!(" ttl {} id {}", ip.ttl(), ip.identification()));
         if ip.dont_fragment() {
             self.add(" DF");
@@ -226,7 +298,24 @@ impl Levels {
         if tos != 0 {
             self.add(format_args!(" tos 0x{tos:02x}"));
         }
-        self.add(format_args!(" len {}", ip.total_len()));
+    }
+
+    fn tail_v6(&mut self, ip: &Ipv6<'_>) {
+        self.add(format_args!(" hlim {}", ip.hop_limit()));
+        if let Some(id) = ip.id() {
+            self.add(format_args!(" id {id} offset {}", ip.fragment_offset()));
+            self.add(if ip.more_fragments() { " MF" } else { "" });
+        }
+        if ip.traffic_class() != 0 {
+            self.add(format_args!(" class 0x{:02x}", ip.traffic_class()));
+        }
+        if ip.flow_label() != 0 {
+            self.add(format_args!(" flow 0x{:05x}", ip.flow_label()));
+        }
+        let extensions = extensions(ip);
+        if !extensions.is_empty() {
+            self.add(format_args!(" ({})", extensions.join(", ")));
+        }
     }
 
     fn udp(&mut self, facts: &Facts<'_>) {
@@ -235,7 +324,7 @@ impl Levels {
             return self.cut_short(facts, "UDP");
         };
         let (from, to) = (udp.source_port(), udp.destination_port());
-        self.add(format_args!("{}.{from} > {}.{to}: UDP", ip.source_addr(), ip.destination_addr()));
+        self.add(format_args!("{}.{from} > {}.{to}: UDP", ip.source(), ip.destination()));
         self.tail(ip);
         if to == VXLAN_PORT && self.deeper() {
             self.vxlan(&payload[udp.slice().len()..]);
@@ -274,9 +363,9 @@ impl Levels {
         let flags: String = letters.iter().filter(|(set, _)| *set).map(|(_, letter)| letter).collect();
         self.add(format_args!(
             "{}.{} > {}.{}: TCP [{flags}] seq {}",
-            ip.source_addr(),
+            ip.source(),
             tcp.source_port(),
-            ip.destination_addr(),
+            ip.destination(),
             tcp.destination_port(),
             tcp.sequence_number()
         ));
@@ -284,15 +373,15 @@ impl Levels {
             self.add(format_args!(" ack {}", tcp.acknowledgment_number()));
         }
         // The IP header's word on it: the capture may hold less.
-        let headers = ip.slice().len() + tcp.slice().len();
-        self.add(format_args!(" data {}", usize::from(ip.total_len()).saturating_sub(headers)));
+        let (header_len, total_len) = ip.lengths();
+        self.add(format_args!(" data {}", total_len.saturating_sub(header_len + tcp.slice().len())));
         self.tail(ip);
     }
 
     /// An ICMP error quotes eight bytes of payload at least (RFC 792): the ports.
     fn cut_short(&mut self, facts: &Facts<'_>, name: &str) {
         let Facts { ip, payload } = facts;
-        let (source, destination) = (ip.source_addr(), ip.destination_addr());
+        let (source, destination) = (ip.source(), ip.destination());
         match payload.first_chunk() {
             Some(&[s0, s1, d0, d1]) => self.add(format_args!(
                 "{source}.{} > {destination}.{}: {name} [truncated]",
@@ -350,6 +439,93 @@ impl Levels {
             self.ip(quoted);
         }
     }
+
+    /// RFC 4443; an error's quotation is the next level.
+    fn icmpv6(&mut self, facts: &Facts<'_>, packet: &Ipv6<'_>) {
+        let Facts { ip, payload } = facts;
+        let Ok(icmp) = Icmpv6::parse(payload) else {
+            self.add("[truncated]");
+            return self.tail(ip);
+        };
+        let (id, seq) = (icmp.echo_id(), icmp.echo_seq());
+        match icmp.kind() {
+            Icmpv6Type::DESTINATION_UNREACHABLE => match unreachable(icmp.code()) {
+                Some(why) => self.add(why),
+                None => self.add(format_args!("unreachable code {}", icmp.code())),
+            },
+            Icmpv6Type::PACKET_TOO_BIG => self.add(format_args!("packet too big (mtu {})", icmp.word())),
+            Icmpv6Type::TIME_EXCEEDED if icmp.code() == icmpv6::CODE_REASSEMBLY_EXCEEDED => {
+                self.add("reassembly time exceeded");
+            }
+            Icmpv6Type::TIME_EXCEEDED => self.add("time exceeded"),
+            Icmpv6Type::PARAMETER_PROBLEM => {
+                self.add(match icmp.code() {
+                    icmpv6::CODE_UNKNOWN_NEXT_HEADER => "unknown next header",
+                    icmpv6::CODE_UNKNOWN_OPTION => "unknown option",
+                    _ => "parameter problem",
+                });
+                self.add(format_args!(" (at byte {})", icmp.word()));
+            }
+            Icmpv6Type::ECHO_REQUEST => self.add(format_args!("echo request id {id} seq {seq}")),
+            Icmpv6Type::ECHO_REPLY => self.add(format_args!("echo reply id {id} seq {seq}")),
+            Icmpv6Type::LISTENER_QUERY => self.add("listener query"),
+            Icmpv6Type::LISTENER_REPORT | Icmpv6Type::LISTENER_REPORT_V2 => self.add("listener report"),
+            Icmpv6Type::LISTENER_DONE => self.add("listener done"),
+            Icmpv6Type::ROUTER_SOLICITATION => self.add("router solicitation"),
+            Icmpv6Type::ROUTER_ADVERTISEMENT => self.add("router advertisement"),
+            Icmpv6Type::NEIGHBOR_SOLICITATION => self.solicitation(&icmp, packet),
+            Icmpv6Type::NEIGHBOR_ADVERTISEMENT => self.advertisement(&icmp),
+            Icmpv6Type::REDIRECT => self.add("redirect"),
+            kind => self.add(format_args!("type {} code {}", kind.0, icmp.code())),
+        }
+        self.tail(ip);
+        if icmp.kind().is_error() && self.deeper() {
+            self.add("about ");
+            self.ip(icmp.payload());
+        }
+    }
+
+    /// RFC 4861 4.3.
+    fn solicitation(&mut self, icmp: &Icmpv6<'_>, packet: &Ipv6<'_>) {
+        let asks = match NeighborSolicitation::parse(icmp) {
+            Ok(asks) => asks,
+            Err(error) => return self.add(format_args!("neighbour solicitation [{error}]")),
+        };
+        match (packet.src().is_unspecified(), asks.source_link) {
+            (true, _) => self.add(format_args!("is {} free", asks.target)),
+            (false, Some(mac)) => self.add(format_args!("who-has {} tell {mac}", asks.target)),
+            (false, None) => self.add(format_args!("who-has {}", asks.target)),
+        }
+    }
+
+    /// RFC 4861 4.4.
+    fn advertisement(&mut self, icmp: &Icmpv6<'_>) {
+        let tells = match NeighborAdvertisement::parse(icmp) {
+            Ok(tells) => tells,
+            Err(error) => return self.add(format_args!("neighbour advertisement [{error}]")),
+        };
+        match tells.target_link {
+            Some(mac) => self.add(format_args!("{} is-at {mac}", tells.target)),
+            None => self.add(format_args!("{} is here", tells.target)),
+        }
+        let flags =
+            [(tells.router, " router"), (tells.solicited, " solicited"), (tells.overrides, " override")];
+        flags.iter().filter(|(set, _)| *set).for_each(|(_, name)| self.add(name));
+    }
+}
+
+/// RFC 4443 3.1.
+fn unreachable(code: u8) -> Option<&'static str> {
+    Some(match code {
+        icmpv6::CODE_NO_ROUTE => "no route",
+        icmpv6::CODE_PROHIBITED => "prohibited",
+        icmpv6::CODE_BEYOND_SCOPE => "beyond scope of source",
+        icmpv6::CODE_ADDRESS_UNREACHABLE => "address unreachable",
+        icmpv6::CODE_PORT_UNREACHABLE => "port unreachable",
+        icmpv6::CODE_SOURCE_POLICY => "source not allowed",
+        icmpv6::CODE_REJECT_ROUTE => "route says to refuse",
+        _ => return None,
+    })
 }
 
 #[cfg(test)]

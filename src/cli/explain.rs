@@ -1,7 +1,7 @@
 //! `margay explain`: what becomes of a packet for an address, and why.
 
 use std::fmt::Write as _;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use super::asking::{AskError, Asking};
 use crate::agent::view::{Explanation, Route};
@@ -14,7 +14,7 @@ use crate::agent::view::{Explanation, Route};
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
     /// Destination
-    address: Ipv4Addr,
+    address: IpAddr,
     #[command(flatten)]
     asking: Asking,
 }

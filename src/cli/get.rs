@@ -5,7 +5,7 @@ use serde::de::DeserializeOwned;
 
 use super::asking::{AskError, Asking};
 use super::{routes, table};
-use crate::agent::view::{Endpoint, Node, Peer, Pool, Tunnel};
+use crate::agent::view::{Endpoint, Node, NodeUnderlay, Peer, Pool, Tunnel};
 
 /// List the running daemon's routes, endpoints, peers, tunnels, pools or nodes
 #[derive(Debug, Clone, clap::Args)]
@@ -90,7 +90,7 @@ fn peers(list: &[Peer]) -> String {
         };
         [
             peer.name.clone(),
-            peer.address.clone(),
+            peer.addresses.join(" "),
             peer.encapsulations.join(" "),
             peer.routes.to_string(),
             peer.underlay_mtu.to_string(),
@@ -144,12 +144,15 @@ fn pools(list: &[Pool]) -> String {
 fn nodes(list: &[Node]) -> String {
     let row = |node: &Node| {
         let name = if node.is_this { format!("{} (this)", node.name) } else { node.name.clone() };
+        let each = |of: fn(&NodeUnderlay) -> String| {
+            node.underlays.iter().map(of).collect::<Vec<String>>().join(" ")
+        };
         [
             name,
-            node.address.clone(),
-            node.subnet.clone(),
-            yes(node.in_our_subnet),
-            yes(node.has_us_in_its_subnet),
+            each(|underlay| underlay.address.clone()),
+            each(|underlay| underlay.subnet.clone()),
+            each(|underlay| yes(underlay.in_our_subnet)),
+            each(|underlay| yes(underlay.has_us_in_its_subnet)),
             node.blocks.join(" "),
         ]
     };

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -30,8 +30,8 @@ use crate::verdict::{Anomaly, DropReason, PuntReason, Sent};
 The resources are Calico's own (projectcalico.org/v3): Node, IPPool, BlockAffinity, WorkloadEndpoint and \
 FelixConfiguration, as YAML or JSON files in one directory. A change of a file is applied by itself; SIGHUP reads \
 all again. A resource that is wrong never stops what works: the daemon says what is wrong and keeps the last good \
-state. FELIX_IPINIPMTU, FELIX_VXLANMTU, FELIX_MTUIFACEPATTERN, FELIX_VXLANPORT and FELIX_VXLANVNI in the environment go \
-before the FelixConfiguration, as in Calico.\n\n\
+state. FELIX_IPINIPMTU, FELIX_VXLANMTU, FELIX_VXLANMTUV6, FELIX_IPV6SUPPORT, FELIX_MTUIFACEPATTERN, FELIX_VXLANPORT and \
+FELIX_VXLANVNI in the environment go before the FelixConfiguration, as in Calico.\n\n\
 Needs CAP_NET_RAW and CAP_NET_ADMIN in this network namespace, /dev/net/tun, and CAP_SYS_ADMIN over the pods' \
 namespaces; without them it does VXLAN alone, for pods in user namespaces of the same user. margay doctor says what will \
 work here. Try it first: margay check DIR shows what each node would route where; margay demo shows it at work.")]
@@ -56,10 +56,10 @@ pub struct Args {
     /// TTL of the outer header of IPIP packets: 1 to 255, or "inherit" to copy the inner one as Calico does
     #[arg(long, env = "MARGAY_IPIP_TTL", value_name = "TTL", default_value = "64", value_parser = outer_ttl)]
     ipip_ttl: OuterTtl,
-    /// Source address of ICMP errors, which traceroute shows as this node. The peers must have a route for it to this
-    /// node, or they drop it as forged [default: the node's tunnel address, else its own address]
-    #[arg(long, env = "MARGAY_ICMP_SOURCE", value_name = "ADDRESS", value_parser = icmp_source)]
-    icmp_source: Option<Ipv4Addr>,
+    /// Source address of ICMP errors, which traceroute shows as this node; twice for one of each family. The peers must have
+    /// a route for it to this node, or they drop it as forged [default: the node's tunnel address, else its own address]
+    #[arg(long, env = "MARGAY_ICMP_SOURCE", value_name = "ADDRESS", value_delimiter = ',', value_parser = icmp_source)]
+    icmp_source: Vec<IpAddr>,
     /// How IPIP leaves: "auto" by AF_XDP where the underlay interface has no queueing discipline, which is faster, but
     /// captures on this node do not show it; "off" by a packet socket, which they do; with "bpf" the kernel or the network
     /// card cuts TCP super-frames, after a small BPF program on the interface has put the outer header in front (Linux
@@ -110,13 +110,10 @@ fn outer_ttl(text: &str) -> Result<OuterTtl, String> {
 }
 
 /// RFC 1812 4.3.2.4: an address of a router's, never 0.0.0.0 and the like.
-fn icmp_source(text: &str) -> Result<Ipv4Addr, String> {
+fn icmp_source(text: &str) -> Result<IpAddr, String> {
     match text.parse() {
         Ok(address) if !is_martian(address) => Ok(address),
-        _ => {
-            Err("want the IPv4 address of one host, no loopback, link-local, multicast or reserved one"
-                .into())
-        }
+        _ => Err("want the address of one host, no loopback, link-local, multicast or reserved one".into()),
     }
 }
 
@@ -194,7 +191,7 @@ fn daemon(args: Args) -> Result<(), Box<dyn std::error::Error>> {
         spin: Duration::from_micros(args.spin.into()),
         host_interface: (args.host_interface != "none").then_some(args.host_interface),
         outer_ttl: args.ipip_ttl,
-        icmp_source: args.icmp_source,
+        icmp_sources: args.icmp_source,
         ipip_offload: args.ipip_offload,
         felix: FelixConfiguration::of_environment(|name| std::env::var(name).ok())?,
         probe_path_mtu: args.probe_path_mtu,

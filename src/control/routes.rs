@@ -61,7 +61,7 @@ fn view<T: Serialize + Send + 'static>(of: fn(&Agent) -> T) -> MethodRouter<Remo
 async fn explain(State(remote): State<Remote>, Path(address): Path<String>) -> Response {
     match address.parse() {
         Ok(address) => ask(remote, move |agent| Explanation::of(agent, address)).await,
-        Err(_) => failure(StatusCode::BAD_REQUEST, format!("{address:?} is no IPv4 address")),
+        Err(_) => failure(StatusCode::BAD_REQUEST, format!("{address:?} is no IP address")),
     }
 }
 

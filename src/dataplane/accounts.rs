@@ -5,16 +5,16 @@
 //! All strangers share one.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::packet;
 use super::{Counters, Origin, PortId};
 use crate::buf::{Frame, Pool};
 use crate::fib::{Action, EndpointId, Fib};
 use crate::verdict::{DropReason, PuntReason};
 use crate::wire::ethernet::Ethernet;
-use crate::wire::ipv4::Ipv4;
 
 /// With whom a frame is counted: who handed it in, or, once it is at a port to be sent, who does not take it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -283,11 +283,11 @@ impl Accounts {
                 Some(Some(account)) => account,
                 _ => &self.gone,
             },
-            Party::Peer(IpAddr::V4(address)) => match fib.peer_at(address) {
+            Party::Peer(address) => match fib.peer_at(address) {
                 Some(id) => self.of_peer(id.0),
                 None => &self.underlay,
             },
-            Party::Peer(IpAddr::V6(_)) | Party::Underlay => &self.underlay,
+            Party::Underlay => &self.underlay,
             Party::Host => &self.host,
             Party::Gone => &self.gone,
         }
@@ -312,7 +312,9 @@ pub(super) fn party_of(id: PortId) -> Party {
     match id {
         PortId::Endpoint(id) => Party::Endpoint(id),
         PortId::Host => Party::Host,
-        PortId::Ipip | PortId::Vxlan | PortId::Direct | PortId::Underlay | PortId::Errors => Party::Underlay,
+        PortId::Ipip | PortId::Vxlan(_) | PortId::Direct | PortId::Underlay(_) | PortId::Errors(_) => {
+            Party::Underlay
+        }
     }
 }
 
@@ -321,10 +323,10 @@ pub(super) fn party_of(id: PortId) -> Party {
 pub(super) fn origin(fib: &Fib, id: PortId, pool: &Pool, frame: &Frame) -> Origin {
     match id {
         PortId::Endpoint(endpoint) => Origin::Workload(endpoint),
-        PortId::Ipip | PortId::Vxlan => Origin::Peer(frame.peer),
-        PortId::Underlay | PortId::Direct => sender(fib, pool.bytes(frame)),
+        PortId::Ipip | PortId::Vxlan(_) => Origin::Peer(frame.peer),
+        PortId::Underlay(_) | PortId::Direct => sender(fib, pool.bytes(frame)),
         PortId::Host => Origin::Host,
-        PortId::Errors => Origin::Underlay,
+        PortId::Errors(_) => Origin::Underlay,
     }
 }
 
@@ -332,13 +334,13 @@ pub(super) fn origin(fib: &Fib, id: PortId, pool: &Pool, frame: &Frame) -> Origi
 #[cold]
 fn sender(fib: &Fib, bytes: &[u8]) -> Origin {
     // The frame may have its Ethernet header still; a packet parses with a right checksum only.
-    let packet = || Ethernet::parse(bytes).ok().and_then(|ethernet| Ipv4::parse(ethernet.payload()).ok());
-    let source = Ipv4::parse(bytes).ok().or_else(packet).map(|ip| ip.src());
+    let framed = || Ethernet::parse(bytes).ok().and_then(|ethernet| packet::source(ethernet.payload()));
+    let source = packet::source(bytes).or_else(framed);
     source.and_then(|source| peer_of(fib, source)).map_or(Origin::Underlay, Origin::Peer)
 }
 
-fn peer_of(fib: &Fib, source: Ipv4Addr) -> Option<IpAddr> {
-    let id = match fib.lookup(source) {
+fn peer_of(fib: &Fib, source: IpAddr) -> Option<IpAddr> {
+    let id = match fib.lookup_any(source) {
         Action::Tunnel(id) => fib.tunnel(id).peer,
         Action::Direct(id) => fib.adjacency(id).peer,
         _ => fib.peer_at(source)?,

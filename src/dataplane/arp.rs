@@ -13,7 +13,7 @@ use crate::wire::MacAddr;
 use crate::wire::arp::{self, Arp, Operation};
 use crate::wire::ethernet::{self, EtherType, Ethernet};
 
-use super::antispoof::{self, GATEWAY_ADDRESS};
+use super::antispoof::{self, Address};
 
 /// Turns a request into its reply in place (RFC 826, RFC 1027). What must stay unanswered is an error.
 pub fn answer(
@@ -30,7 +30,7 @@ pub fn answer(
     // RFC 5227 2.1: a probe asks with an empty sender address. For the workload's own address, silence
     // says that it is free; for any other the gateway answers, as it does to everybody.
     // A source that it may use is one that its kernel asks from as well.
-    let is_its = |address| endpoint.owns(address) || antispoof::may_spoof(endpoint, address);
+    let is_its = |address: Ipv4Addr| endpoint.owns(address) || antispoof::may_spoof(endpoint, address);
     if !arp.is_probe() && !is_its(asker_ip) {
         return Err(DropReason::ArpSpoofed);
     }
@@ -61,7 +61,7 @@ pub fn request(pool: &mut Pool, frame: &mut Frame, address: Ipv4Addr) {
     let question = arp::Message {
         op: Operation::Request,
         sender_mac: MacAddr::GATEWAY,
-        sender_ip: GATEWAY_ADDRESS,
+        sender_ip: Ipv4Addr::GATEWAY,
         target_mac: MacAddr([0; 6]),
         target_ip: address,
     };

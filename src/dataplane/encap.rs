@@ -5,7 +5,8 @@ use crate::buf::{Frame, Pool};
 use crate::fib::{Encapsulation, Inner, Tunnel, VxlanHeader};
 use crate::io::offload;
 use crate::verdict::DropReason;
-use crate::wire::ecn;
+use crate::wire::ip::Address;
+use crate::wire::{Family, ecn};
 
 use super::engine::Verdict;
 
@@ -40,12 +41,12 @@ impl OuterIds {
 
 /// Puts the tunnel's headers in front of the IP packet that `frame` holds.
 #[inline(always)]
-pub fn encapsulate(
+pub fn encapsulate<A: Address>(
     tunnel: &Tunnel,
     ids: &mut OuterIds,
     pool: &mut Pool,
     frame: &mut Frame,
-    packet: &Packet,
+    packet: &Packet<A>,
 ) -> Result<Verdict, DropReason> {
     if !frame.offload.is_nothing() {
         frame.offload = offload::complete_checksum(pool.bytes_mut(frame), frame.offload);
@@ -70,8 +71,8 @@ pub fn encapsulate(
             frame.ecn = outer_ecn;
             frame.flow = packet.flow.hash();
             let out = pool.prepend::<{ VxlanHeader::LEN }>(frame).ok_or(DropReason::OffloadMalformed)?;
-            *out = *header.bytes();
-            Ok(Verdict::Vxlan)
+            header.write::<A>(out);
+            Ok(Verdict::Vxlan(Family::of(tunnel.remote)))
         }
     }
 }

@@ -4,31 +4,32 @@
 //! [`Engine::from_host`]), one way through (`forward`). Each line is a guard; `?` is a
 //! drop with its reason.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::antispoof::{self, GATEWAY_ADDRESS};
+use super::antispoof;
 use super::neighbor::{Neighbors, Resolution};
 use super::packet::{self, Packet};
-use super::{arp, decap, encap, mss};
+use super::{arp, decap, encap, mss, ndp};
 use crate::buf::{Frame, Pool};
-use crate::fib::{Action, EndpointId, Fib, TunnelId};
-use crate::slowpath::probe;
+use crate::fib::{Action, Endpoint, EndpointId, Fib, TunnelId};
+use crate::slowpath::{icmp::Control, probe};
 use crate::verdict::{Anomaly, DropReason, PuntReason};
+use crate::wire::ecn::Ecn;
 use crate::wire::ethernet::{self, EtherType, Ethernet};
-use crate::wire::ipv4::{self, Ipv4};
-use crate::wire::{MacAddr, Protocol};
+use crate::wire::ip::View;
+use crate::wire::{Family, MacAddr, Protocol, ipv6};
 
 /// What the engine decided for a frame. The frame's bytes are ready for the port that the verdict names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// An Ethernet frame for a workload.
     Workload(EndpointId),
-    /// An Ethernet frame back to the endpoint that it came from: an ARP reply.
+    /// An Ethernet frame back to the endpoint that it came from: an ARP reply or a neighbour advertisement.
     Reply(EndpointId),
     /// An outer IPv4 packet for the raw socket, to `frame.peer`.
     Ipip,
-    /// A VXLAN header and what follows it, for the UDP socket, to `frame.peer`.
-    Vxlan,
+    /// A VXLAN header and what follows it, for the UDP socket of this underlay, to `frame.peer`.
+    Vxlan(Family),
     /// The packet itself, to `frame.peer` as next hop.
     Direct,
     /// An IP packet for this node's kernel.
@@ -108,17 +109,33 @@ impl Engine {
         let known = tables.fib.endpoint(endpoint).ok_or(DropReason::EndpointGone)?;
         let ethernet = Ethernet::parse(pool.bytes(frame))?;
         match ethernet.ethertype() {
-            EtherType::IPV4 => {}
+            EtherType::IPV4 => self.packet_from_workload::<Ipv4Addr>(tables, (endpoint, known), pool, frame),
+            EtherType::IPV6 if ndp::is_of_the_link(ethernet.payload()) => {
+                ndp::answer(pool, frame, endpoint, known, tables.neighbors)?;
+                Ok(Verdict::Reply(endpoint))
+            }
+            EtherType::IPV6 => self.packet_from_workload::<Ipv6Addr>(tables, (endpoint, known), pool, frame),
             EtherType::ARP => {
                 arp::answer(pool, frame, endpoint, known, tables.neighbors)?;
-                return Ok(Verdict::Reply(endpoint));
+                Ok(Verdict::Reply(endpoint))
             }
-            _ => return Err(DropReason::EtherTypeUnsupported),
+            _ => Err(DropReason::EtherTypeUnsupported),
         }
+    }
+
+    #[inline(always)]
+    fn packet_from_workload<A: Control>(
+        &mut self,
+        tables: Tables<'_>,
+        (endpoint, known): (EndpointId, &Endpoint),
+        pool: &mut Pool,
+        frame: &mut Frame,
+    ) -> Result<Verdict, DropReason> {
+        let ethernet = Ethernet::parse(pool.bytes(frame))?;
         if ethernet.dst() != MacAddr::GATEWAY {
             return Err(DropReason::FrameNotForGateway);
         }
-        let ip = Ipv4::parse(ethernet.payload())?;
+        let ip = A::View::parse(ethernet.payload())?;
         if !known.owns(ip.src()) && !antispoof::may_spoof(known, ip.src()) {
             return Err(DropReason::SourceNotOwned);
         }
@@ -127,7 +144,7 @@ impl Engine {
         }
         check_offload(&ip, frame)?;
         tables.neighbors.learn(endpoint, ethernet.src());
-        let packet = Packet::of(&ip);
+        let packet: Packet<A> = Packet::of(&ip);
 
         frame.strip(ethernet::HEADER_LEN);
         frame.truncate(usize::from(packet.len));
@@ -142,17 +159,30 @@ impl Engine {
         pool: &mut Pool,
         frame: &mut Frame,
     ) -> Result<Verdict, DropReason> {
-        let ip = Ipv4::parse(pool.bytes(frame))?;
+        match Family::of_packet(pool.bytes(frame)) {
+            Some(Family::V6) => self.packet_from_host::<Ipv6Addr>(tables, pool, frame),
+            _ => self.packet_from_host::<Ipv4Addr>(tables, pool, frame),
+        }
+    }
+
+    #[inline(always)]
+    fn packet_from_host<A: Control>(
+        &mut self,
+        tables: Tables<'_>,
+        pool: &mut Pool,
+        frame: &mut Frame,
+    ) -> Result<Verdict, DropReason> {
+        let ip = A::View::parse(pool.bytes(frame))?;
         check_offload(&ip, frame)?;
-        let packet = Packet::of(&ip);
-        if antispoof::is_martian(packet.src) {
+        let packet: Packet<A> = Packet::of(&ip);
+        if packet.src.is_martian() {
             return Err(DropReason::SourceMartian);
         }
 
         frame.truncate(usize::from(packet.len));
         match tables.fib.lookup(packet.dst) {
             // RFC 2003 3.2: from the tunnel's far end and back into the tunnel is a loop.
-            Action::Tunnel(id) if tables.fib.tunnel(id).remote == IpAddr::V4(packet.src) => {
+            Action::Tunnel(id) if tables.fib.tunnel(id).remote == packet.src.into() => {
                 Err(DropReason::TransitRefused)
             }
             // The kernel asked margay because it had no better route: sending it back would loop.
@@ -161,7 +191,7 @@ impl Engine {
                 if let Some(reason) = undeliverable(tables.fib, &packet, action)? {
                     return Ok(Verdict::Punt(reason));
                 }
-                if exceeds(mtu(tables.fib, action), &packet, pool, frame) {
+                if exceeds(mtu::<A>(tables.fib, action), &packet, pool, frame) {
                     return Ok(Verdict::Punt(PuntReason::TooBig));
                 }
                 self.carry(tables, pool, frame, packet, action)
@@ -180,15 +210,32 @@ impl Engine {
     ) -> Result<Verdict, DropReason> {
         let peer = frame.peer;
         let blame = |reason| antispoof::blame(tables.fib, peer, reason);
+        let (family, outer_ecn) = decap::strip(tables.fib, tunnel, pool, frame).map_err(blame)?;
+        match family {
+            Family::V4 => self.packet_from_tunnel::<Ipv4Addr>(tables, outer_ecn, pool, frame),
+            Family::V6 => self.packet_from_tunnel::<Ipv6Addr>(tables, outer_ecn, pool, frame),
+        }
+    }
+
+    #[inline(always)]
+    fn packet_from_tunnel<A: Control>(
+        &mut self,
+        tables: Tables<'_>,
+        outer_ecn: Ecn,
+        pool: &mut Pool,
+        frame: &mut Frame,
+    ) -> Result<Verdict, DropReason> {
+        let peer = frame.peer;
+        let blame = |reason| antispoof::blame(tables.fib, peer, reason);
         let decap::Decapsulated { packet: inner, anomaly } =
-            decap::decapsulate(tables.fib, tunnel, pool, frame).map_err(blame)?;
+            decap::inner::<A>(outer_ecn, pool, frame).map_err(blame)?;
         frame.peer_index = antispoof::inner_source(tables.fib, inner.src, peer).map_err(blame)?.0;
         if let Some(anomaly) = anomaly {
             self.note(anomaly, peer);
         }
         let way = Way::to(tables.fib, inner.dst);
         if inner.len > way.mtu {
-            frame.offload.segments = decap::recognise_segments(pool.bytes(frame), way.mtu);
+            frame.offload.segments = decap::recognise_segments::<A>(pool.bytes(frame), way.mtu);
         }
         self.arrive(tables, pool, frame, inner, way)
     }
@@ -201,14 +248,25 @@ impl Engine {
         pool: &mut Pool,
         frame: &mut Frame,
     ) -> Result<Verdict, DropReason> {
-        let ethernet = Ethernet::parse(pool.bytes(frame))?;
-        if ethernet.ethertype() != EtherType::IPV4 {
-            return Err(DropReason::EtherTypeUnsupported);
+        match Ethernet::parse(pool.bytes(frame))?.ethertype() {
+            EtherType::IPV4 => self.packet_from_underlay::<Ipv4Addr>(tables, pool, frame),
+            EtherType::IPV6 => self.packet_from_underlay::<Ipv6Addr>(tables, pool, frame),
+            _ => Err(DropReason::EtherTypeUnsupported),
         }
-        let ip = Ipv4::parse(ethernet.payload())?;
+    }
+
+    #[inline(always)]
+    fn packet_from_underlay<A: Control>(
+        &mut self,
+        tables: Tables<'_>,
+        pool: &mut Pool,
+        frame: &mut Frame,
+    ) -> Result<Verdict, DropReason> {
+        let ethernet = Ethernet::parse(pool.bytes(frame))?;
+        let ip = A::View::parse(ethernet.payload())?;
         let peer = antispoof::direct_source(tables.fib, ip.src())?;
         check_offload(&ip, frame)?;
-        let packet = Packet::of(&ip);
+        let packet: Packet<A> = Packet::of(&ip);
 
         frame.peer_index = peer.map_or(u32::MAX, |peer| peer.0);
         frame.strip(ethernet::HEADER_LEN);
@@ -226,11 +284,23 @@ impl Engine {
         pool: &mut Pool,
         frame: &mut Frame,
     ) -> Result<Verdict, DropReason> {
-        let packet = Packet::parse(pool.bytes(frame))?;
+        match Family::of_packet(pool.bytes(frame)) {
+            Some(Family::V6) => self.originate_packet::<Ipv6Addr>(tables, pool, frame),
+            _ => self.originate_packet::<Ipv4Addr>(tables, pool, frame),
+        }
+    }
+
+    fn originate_packet<A: Control>(
+        &mut self,
+        tables: Tables<'_>,
+        pool: &mut Pool,
+        frame: &mut Frame,
+    ) -> Result<Verdict, DropReason> {
+        let packet: Packet<A> = Packet::parse(pool.bytes(frame))?;
         match tables.fib.lookup(packet.dst) {
             Action::NoRoute => Err(DropReason::IcmpNotDue),
             // The way back may be narrower than the one that its cause came by.
-            action if exceeds(mtu(tables.fib, action), &packet, pool, frame) => {
+            action if exceeds(mtu::<A>(tables.fib, action), &packet, pool, frame) => {
                 Ok(Verdict::Punt(PuntReason::TooBig))
             }
             action => self.carry(tables, pool, frame, packet, action),
@@ -248,18 +318,27 @@ impl Engine {
         pool: &mut Pool,
         frame: &mut Frame,
     ) -> Result<Verdict, DropReason> {
-        let packet = Packet::parse(pool.bytes(frame))?;
-        self.carry(tables, pool, frame, packet, Action::Tunnel(tunnel))
+        let action = Action::Tunnel(tunnel);
+        match Family::of_packet(pool.bytes(frame)) {
+            Some(Family::V6) => {
+                let packet: Packet<Ipv6Addr> = Packet::parse(pool.bytes(frame))?;
+                self.carry(tables, pool, frame, packet, action)
+            }
+            _ => {
+                let packet: Packet<Ipv4Addr> = Packet::parse(pool.bytes(frame))?;
+                self.carry(tables, pool, frame, packet, action)
+            }
+        }
     }
 
     /// What came from the underlay stays on this node, or goes nowhere: no transit, so no loops.
     #[inline(always)]
-    fn arrive(
+    fn arrive<A: Control>(
         &mut self,
         tables: Tables<'_>,
         pool: &mut Pool,
         frame: &mut Frame,
-        packet: Packet,
+        packet: Packet<A>,
         way: Way,
     ) -> Result<Verdict, DropReason> {
         match way.action {
@@ -273,13 +352,13 @@ impl Engine {
             }
             // The end of the way: no MTU lies behind it.
             Action::Host if tables.fib.is_local(packet.dst) => {
-                match tunnel_of(tables.fib, &Ipv4::parse(pool.bytes(frame))?) {
+                match tunnel_of(tables.fib, &A::View::parse(pool.bytes(frame))?) {
                     Some(_) => Err(DropReason::TunnelNested),
                     None => Ok(Verdict::Host),
                 }
             }
             // The gateway's address is this link's: nobody but a workload may ask for it (RFC 3927 7).
-            Action::Host if packet.dst == GATEWAY_ADDRESS => Err(DropReason::DestinationMartian),
+            Action::Host if packet.dst == A::GATEWAY => Err(DropReason::DestinationMartian),
             Action::Blackhole => Err(DropReason::Blackhole),
             Action::Tunnel(_) | Action::Direct(_) => Err(DropReason::TransitRefused),
             Action::NoRoute if !tables.fib.is_local(packet.dst) => Err(DropReason::TransitRefused),
@@ -294,12 +373,12 @@ impl Engine {
     /// A node is one hop (RFC 1812 5.3.1), and margay and the node's kernel are one node: what goes to the
     /// kernel is counted there, if it goes on, and what comes from it has been.
     #[inline(always)]
-    fn forward(
+    fn forward<A: Control>(
         &mut self,
         tables: Tables<'_>,
         pool: &mut Pool,
         frame: &mut Frame,
-        mut packet: Packet,
+        mut packet: Packet<A>,
         Way { action, mtu }: Way,
     ) -> Result<Verdict, DropReason> {
         if let Some(reason) = undeliverable(tables.fib, &packet, action)? {
@@ -312,7 +391,7 @@ impl Engine {
             return Ok(Verdict::Punt(PuntReason::TooBig));
         }
         if action != Action::Host {
-            ipv4::decrement_ttl(pool.bytes_mut(frame));
+            A::decrement_hop_limit(pool.bytes_mut(frame));
             packet.ttl -= 1;
         }
         self.carry(tables, pool, frame, packet, action)
@@ -320,12 +399,12 @@ impl Engine {
 
     /// Carries out an action: the frame, an IP packet, becomes what the port sends.
     #[inline(always)]
-    fn carry(
+    fn carry<A: Control>(
         &mut self,
         tables: Tables<'_>,
         pool: &mut Pool,
         frame: &mut Frame,
-        mut packet: Packet,
+        mut packet: Packet<A>,
         action: Action,
     ) -> Result<Verdict, DropReason> {
         if tables.fib.clamps_any() {
@@ -335,7 +414,7 @@ impl Engine {
             Action::Deliver(id) => match tables.neighbors.resolve(id) {
                 Resolution::Known(mac) => {
                     let header = pool.prepend(frame).ok_or(DropReason::OffloadMalformed)?;
-                    ethernet::write(header, mac, MacAddr::GATEWAY, EtherType::IPV4);
+                    ethernet::write(header, mac, MacAddr::GATEWAY, A::ETHERTYPE);
                     Ok(Verdict::Workload(id))
                 }
                 Resolution::Unknown => Ok(Verdict::Punt(PuntReason::NeighborUnresolved)),
@@ -366,31 +445,40 @@ struct Way {
 
 impl Way {
     #[inline(always)]
-    fn to(fib: &Fib, destination: Ipv4Addr) -> Way {
+    fn to<A: Control>(fib: &Fib, destination: A) -> Way {
         let action = fib.lookup(destination);
-        Way { action, mtu: mtu(fib, action) }
+        Way { action, mtu: mtu::<A>(fib, action) }
     }
 }
 
-/// IP MTU of what an action takes, bytes; `u16::MAX` where nothing is sent.
+/// IP MTU of what an action takes, bytes; `u16::MAX` where nothing is sent. What every link takes of IPv6 every way takes
+/// (RFC 8200 5): a tunnel that is narrower is fragmented outside.
 #[inline(always)]
-pub fn mtu(fib: &Fib, action: Action) -> u16 {
-    match action {
+pub fn mtu<A: Control>(fib: &Fib, action: Action) -> u16 {
+    let mtu = match action {
         Action::Deliver(id) => fib.endpoint(id).map_or(u16::MAX, |endpoint| endpoint.mtu),
         Action::Tunnel(id) => fib.tunnel(id).mtu(),
         Action::Direct(id) => fib.adjacency(id).mtu,
         Action::Host => fib.node().host_mtu,
         Action::Blackhole | Action::NoRoute => u16::MAX,
+    };
+    match A::FAMILY {
+        Family::V4 => mtu,
+        Family::V6 => mtu.max(ipv6::MIN_MTU),
     }
 }
 
 /// What keeps a packet from its destination, whatever its TTL and length.
 #[inline(always)]
-fn undeliverable(fib: &Fib, packet: &Packet, action: Action) -> Result<Option<PuntReason>, DropReason> {
-    if packet.dst == GATEWAY_ADDRESS {
+fn undeliverable<A: Control>(
+    fib: &Fib,
+    packet: &Packet<A>,
+    action: Action,
+) -> Result<Option<PuntReason>, DropReason> {
+    if packet.dst == A::GATEWAY {
         return Ok(Some(PuntReason::Gateway));
     }
-    if antispoof::is_martian(packet.dst) {
+    if packet.dst.is_martian() {
         return Err(DropReason::DestinationMartian);
     }
     if packet.ttl == 0 {
@@ -406,19 +494,19 @@ fn undeliverable(fib: &Fib, packet: &Packet, action: Action) -> Result<Option<Pu
 
 /// True when what will stand on the wire is larger than `mtu`: of a super-frame, its segments.
 #[inline(always)]
-fn exceeds(mtu: u16, packet: &Packet, pool: &Pool, frame: &Frame) -> bool {
-    packet.len > mtu && !segments_fit(mtu, pool, frame)
+fn exceeds<A: Control>(mtu: u16, packet: &Packet<A>, pool: &Pool, frame: &Frame) -> bool {
+    packet.len > mtu && !segments_fit::<A>(mtu, pool, frame)
 }
 
 #[cold]
-fn segments_fit(mtu: u16, pool: &Pool, frame: &Frame) -> bool {
+fn segments_fit<A: Control>(mtu: u16, pool: &Pool, frame: &Frame) -> bool {
     let Some(segments) = frame.offload.segments else { return false };
-    Ipv4::parse(pool.bytes(frame)).is_ok_and(|ip| packet::segment_len(&ip, segments) <= usize::from(mtu))
+    A::View::parse(pool.bytes(frame)).is_ok_and(|ip| packet::segment_len(&ip, segments) <= usize::from(mtu))
 }
 
 /// What a virtio-net header says must lie inside the packet that it describes.
 #[inline]
-fn check_offload(ip: &Ipv4<'_>, frame: &Frame) -> Result<(), DropReason> {
+fn check_offload<'a>(ip: &impl View<'a>, frame: &Frame) -> Result<(), DropReason> {
     if frame.offload.is_nothing() {
         return Ok(());
     }
@@ -427,7 +515,7 @@ fn check_offload(ip: &Ipv4<'_>, frame: &Frame) -> Result<(), DropReason> {
 
 /// The tunnel that a packet would be taken for by a node that it reaches.
 #[inline(always)]
-fn tunnel_of(fib: &Fib, ip: &Ipv4<'_>) -> Option<decap::Kind> {
+fn tunnel_of<'a>(fib: &Fib, ip: &impl View<'a>) -> Option<decap::Kind> {
     if ip.protocol() == Protocol::IPIP {
         return Some(decap::Kind::Ipip);
     }

@@ -15,6 +15,7 @@ pub mod decap;
 pub mod encap;
 pub mod engine;
 mod mss;
+pub mod ndp;
 pub mod neighbor;
 pub mod packet;
 pub mod paths;

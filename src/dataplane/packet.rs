@@ -1,33 +1,33 @@
 //! What one parse of a packet found, in a form that outlives the borrow of its bytes.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use crate::buf::{MAX_SEGMENTS, Offload, Segmentation, Segments};
 use crate::verdict::DropReason;
 use crate::wire::ecn::Ecn;
 use crate::wire::flow::Flow;
-use crate::wire::ipv4::Ipv4;
+use crate::wire::ip::{Address, View};
 use crate::wire::transport::Transport;
-use crate::wire::{Malformed, Protocol};
+use crate::wire::{Family, Ipv4, Ipv6, Malformed, Protocol};
 
-/// An IPv4 packet that parsed.
+/// A packet of family `A` that parsed.
 #[derive(Debug, Clone, Copy)]
-pub struct Packet {
+pub struct Packet<A> {
     /// Source address.
-    pub src: Ipv4Addr,
+    pub src: A,
     /// Destination address.
-    pub dst: Ipv4Addr,
+    pub dst: A,
     /// Total length, bytes.
     pub len: u16,
-    /// Header length, bytes.
-    pub header_len: u8,
-    /// Time to live as received.
+    /// Length of the header with what was walked of it, bytes.
+    pub header_len: u16,
+    /// TTL or hop limit as received.
     pub ttl: u8,
     /// What it carries.
     pub protocol: Protocol,
     /// ECN field.
     pub ecn: Ecn,
-    /// DF.
+    /// No router may fragment it.
     pub dont_fragment: bool,
     /// A fragment, be it the first.
     pub is_fragment: bool,
@@ -35,23 +35,23 @@ pub struct Packet {
     pub flow: Flow,
 }
 
-impl Packet {
+impl<A: Address> Packet<A> {
     /// Parses the packet at the start of `bytes`.
     #[inline]
     pub fn parse(bytes: &[u8]) -> Result<Self, Malformed> {
-        Ok(Self::of(&Ipv4::parse(bytes)?))
+        Ok(Self::of(&A::View::parse(bytes)?))
     }
 
     /// The facts of a view.
     #[inline(always)]
-    pub fn of(ip: &Ipv4<'_>) -> Self {
+    pub fn of(ip: &A::View<'_>) -> Self {
         Packet {
             src: ip.src(),
             dst: ip.dst(),
-            // Both come from fields of 16 and 6 bits.
+            // A packet has 65,535 bytes at most, its headers are among them.
             len: ip.total_len() as u16,
-            header_len: ip.header_len() as u8,
-            ttl: ip.ttl(),
+            header_len: ip.header_len() as u16,
+            ttl: ip.hop_limit(),
             protocol: ip.protocol(),
             ecn: ip.ecn(),
             dont_fragment: ip.dont_fragment(),
@@ -61,11 +61,28 @@ impl Packet {
     }
 }
 
+/// The source address of the packet that `bytes` are, of whichever family; `None` if they are none. IPv6 has no checksum:
+/// that nothing follows it is asked for instead.
+pub fn source(bytes: &[u8]) -> Option<IpAddr> {
+    match Family::of_packet(bytes)? {
+        Family::V4 => Some(Ipv4::parse(bytes).ok()?.src().into()),
+        Family::V6 => Some(Ipv6::parse(bytes).ok().filter(|ip| ip.total_len() == bytes.len())?.src().into()),
+    }
+}
+
+/// The destination address of the packet at the start of `bytes`, of whichever family; `None` if it does not parse.
+pub fn destination(bytes: &[u8]) -> Option<IpAddr> {
+    match Family::of_packet(bytes)? {
+        Family::V4 => Some(Ipv4::parse(bytes).ok()?.dst().into()),
+        Family::V6 => Some(Ipv6::parse(bytes).ok()?.dst().into()),
+    }
+}
+
 /// Checks what a virtio-net header says against the packet that it describes; later steps rely on it.
 ///
 /// # Errors
 /// [`DropReason::OffloadMalformed`].
-pub fn check_offload(ip: &Ipv4<'_>, offload: Offload) -> Result<(), DropReason> {
+pub fn check_offload<'a>(ip: &impl View<'a>, offload: Offload) -> Result<(), DropReason> {
     if let Some(partial) = offload.checksum {
         let field = usize::from(partial.start) + usize::from(partial.field);
         // Written in place of the ports, it would make others of them than were looked at.
@@ -80,8 +97,8 @@ pub fn check_offload(ip: &Ipv4<'_>, offload: Offload) -> Result<(), DropReason> 
     let Some(segments) = offload.segments else { return Ok(()) };
     let transport = Transport::parse(ip).ok_or(DropReason::OffloadMalformed)?;
     let matches = match segments.kind {
-        Segmentation::TcpV4 | Segmentation::TcpV4Ecn => transport.protocol == Protocol::TCP,
-        Segmentation::UdpV4 => transport.protocol == Protocol::UDP,
+        Segmentation::Tcp | Segmentation::TcpEcn => transport.protocol == Protocol::TCP,
+        Segmentation::Udp => transport.protocol == Protocol::UDP,
     };
     let payload = ip.payload().len() - usize::from(transport.header_len);
     if !matches || segments.size == 0 || payload.div_ceil(usize::from(segments.size)) > MAX_SEGMENTS {
@@ -91,7 +108,7 @@ pub fn check_offload(ip: &Ipv4<'_>, offload: Offload) -> Result<(), DropReason> 
 }
 
 /// IP length of the segments of a super-frame that [`check_offload`] accepted, the last one aside.
-pub fn segment_len(ip: &Ipv4<'_>, segments: Segments) -> usize {
+pub fn segment_len<'a>(ip: &impl View<'a>, segments: Segments) -> usize {
     let transport = Transport::parse(ip).map_or(0, |transport| usize::from(transport.header_len));
     let headers = ip.header_len() + transport;
     headers + usize::from(segments.size).min(ip.total_len() - headers)

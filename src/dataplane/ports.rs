@@ -8,28 +8,29 @@ use crate::buf::{Frame, Pool};
 use crate::fib::EndpointId;
 use crate::io::{FRAMES, Port, Rx, TxReport};
 use crate::verdict::Sent;
+use crate::wire::Family;
 
 /// Which port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum PortId {
     /// IPIP tunnels: outer packets both ways.
     Ipip,
-    /// VXLAN tunnels: payloads of UDP datagrams both ways.
-    Vxlan,
+    /// VXLAN tunnels over an underlay of this family: payloads of UDP datagrams both ways.
+    Vxlan(Family),
     /// To peers without encapsulation.
     Direct,
-    /// The underlay interface: frames for this node's blocks without encapsulation. Receives only.
-    Underlay,
+    /// The underlay interface of this family: frames for this node's blocks without encapsulation. Receives only.
+    Underlay(Family),
     /// The host interface: IP packets from and to this node's kernel.
     Host,
-    /// ICMP errors that this node receives, about its tunnel packets and others. Receives only.
-    Errors,
+    /// ICMP errors that this node receives on an underlay, about its tunnel packets and others. Receives only.
+    Errors(Family),
     /// A workload.
     Endpoint(EndpointId),
 }
 
 /// Places of the ports that are not endpoints.
-const FIXED: usize = 6;
+const FIXED: usize = 9;
 
 impl PortId {
     /// Its place in a dense table.
@@ -37,11 +38,14 @@ impl PortId {
     pub(super) fn index(self) -> usize {
         match self {
             PortId::Ipip => 0,
-            PortId::Vxlan => 1,
+            PortId::Vxlan(Family::V4) => 1,
             PortId::Direct => 2,
-            PortId::Underlay => 3,
+            PortId::Underlay(Family::V4) => 3,
             PortId::Host => 4,
-            PortId::Errors => 5,
+            PortId::Errors(Family::V4) => 5,
+            PortId::Vxlan(Family::V6) => 6,
+            PortId::Errors(Family::V6) => 7,
+            PortId::Underlay(Family::V6) => 8,
             PortId::Endpoint(id) => FIXED + id.0 as usize,
         }
     }
@@ -49,8 +53,8 @@ impl PortId {
     fn sent(self) -> Sent {
         match self {
             PortId::Ipip => Sent::Ipip,
-            PortId::Vxlan => Sent::Vxlan,
-            PortId::Direct | PortId::Underlay | PortId::Errors => Sent::Direct,
+            PortId::Vxlan(_) => Sent::Vxlan,
+            PortId::Direct | PortId::Underlay(_) | PortId::Errors(_) => Sent::Direct,
             PortId::Host => Sent::Host,
             PortId::Endpoint(_) => Sent::Workload,
         }

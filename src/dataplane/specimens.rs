@@ -6,11 +6,11 @@
 use std::time::{Duration, Instant};
 
 use super::accounts::Party;
+use super::packet;
 use super::ports::PortId;
 use super::tap;
 use crate::capture::Link;
 use crate::verdict::DropReason;
-use crate::wire::ipv4::Ipv4;
 
 /// How many are kept of each reason.
 pub const KEPT: usize = 4;
@@ -43,7 +43,7 @@ impl Specimen {
         let kept = bytes.len().min(HEAD);
         head[..kept].copy_from_slice(&bytes[..kept]);
         // Of what had an Ethernet header it may be off: a packet parses with a right checksum only.
-        let link = if Ipv4::parse(bytes).is_ok() { Link::Ip } else { tap::link(port) };
+        let link = if packet::source(bytes).is_some() { Link::Ip } else { tap::link(port) };
         // The time is that of keeping: most are never kept, and ask no clock.
         Specimen { time: Duration::ZERO, party, port, link, len: bytes.len(), head }
     }

@@ -8,7 +8,7 @@
 //! For VXLAN the kernel writes and strips the outer IPv4 and UDP header: a record has them made up, so that it can be
 //! read. Addresses, lengths and the destination port are right; source port, identification and UDP checksum are zero, the TTL is 64.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
@@ -22,7 +22,7 @@ use crate::buf::{Frame, Pool, Segments};
 use crate::capture::{Filter, Headers, Link, Way};
 use crate::fib::{EndpointId, Fib};
 use crate::verdict::{DropReason, PuntReason};
-use crate::wire::{Protocol, ipv4, udp};
+use crate::wire::{Family, Protocol, ipv4, ipv6, udp};
 
 /// Most bytes of a frame that a capture keeps: a super-frame, and what a tunnel adds.
 pub const MAX_SNAP: usize = 65_535 + 128;
@@ -31,8 +31,8 @@ const SEEN: usize = 256;
 /// Memory of a capture's records, bytes, and the bounds of their number.
 const MEMORY: usize = 16 << 20;
 const RECORDS: std::ops::RangeInclusive<usize> = 256..=8192;
-/// In front of what a VXLAN port sends and receives.
-const MADE_UP: usize = ipv4::MIN_HEADER_LEN + udp::HEADER_LEN;
+/// In front of what a VXLAN port sends and receives, at most.
+const MADE_UP: usize = ipv6::HEADER_LEN + udp::HEADER_LEN;
 
 /// Which frames are wanted: those that meet all that is said.
 #[derive(Debug, Clone, Default)]
@@ -122,7 +122,7 @@ impl Record {
 /// What the bytes of a port's records begin with.
 pub fn link(port: Option<PortId>) -> Link {
     match port {
-        Some(PortId::Endpoint(_) | PortId::Underlay) => Link::Ethernet,
+        Some(PortId::Endpoint(_) | PortId::Underlay(_)) => Link::Ethernet,
         _ => Link::Ip,
     }
 }
@@ -344,7 +344,7 @@ impl Taps {
         (pool, frame): (&Pool, &Frame),
     ) {
         let Some(port) = port_of(verdict) else { return };
-        let to = matches!(verdict, Verdict::Ipip | Verdict::Vxlan | Verdict::Direct).then_some(frame.peer);
+        let to = matches!(verdict, Verdict::Ipip | Verdict::Vxlan(_) | Verdict::Direct).then_some(frame.peer);
         self.after.copy(fib, (Some(port), Way::Out), (pool, frame), self.most);
         self.headers.add(link(Some(port)), &self.after.bytes, fib.node().vxlan_port);
         let Hand { id, from, .. } = self.hand;
@@ -439,9 +439,9 @@ impl Head {
         self.bytes.clear();
         self.len = frame.len();
         self.segments = frame.offload.segments;
-        if port == Some(PortId::Vxlan) {
-            self.len += MADE_UP;
-            self.bytes.extend_from_slice(&made_up(fib, way, frame));
+        if let Some(PortId::Vxlan(_)) = port {
+            make_up(fib, way, frame, &mut self.bytes);
+            self.len += self.bytes.len();
         }
         self.bytes.extend_from_slice(&pool.bytes(frame)[..frame.len().min(most)]);
     }
@@ -453,38 +453,53 @@ impl Head {
     }
 }
 
-/// The headers that the kernel puts around a VXLAN frame, or has taken off.
-fn made_up(fib: &Fib, way: Way, frame: &Frame) -> [u8; MADE_UP] {
-    let v4 = |address| match address {
-        IpAddr::V4(address) => address,
-        IpAddr::V6(_) => Ipv4Addr::UNSPECIFIED,
-    };
+/// Writes the headers that the kernel puts around a VXLAN frame, or has taken off.
+fn make_up(fib: &Fib, way: Way, frame: &Frame, out: &mut Vec<u8>) {
+    let own = fib.node().underlay(Family::of(frame.peer)).unwrap_or(frame.peer);
     let (src, dst) = match way {
-        Way::In => (v4(frame.peer), v4(fib.node().address)),
-        Way::Out => (v4(fib.node().address), v4(frame.peer)),
+        Way::In => (frame.peer, own),
+        Way::Out => (own, frame.peer),
     };
     // A super-frame may be longer than a length can say; zero is what the kernel's own captures have then.
     let len = |overhead| u16::try_from(frame.len() + overhead).unwrap_or(0);
-    let (mut ip, mut datagram) = ([0; ipv4::MIN_HEADER_LEN], [0; udp::HEADER_LEN]);
-    ipv4::Header {
-        tos: frame.ecn as u8,
-        total_len: len(MADE_UP),
-        id: 0,
-        dont_fragment: false,
-        more_fragments: false,
-        fragment_offset: 0,
-        ttl: 64,
-        protocol: Protocol::UDP,
-        src,
-        dst,
+    let mut datagram = [0; udp::HEADER_LEN];
+    match (src, dst) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => {
+            let mut ip = [0; ipv4::MIN_HEADER_LEN];
+            ipv4::Header {
+                tos: frame.ecn as u8,
+                total_len: len(ip.len() + datagram.len()),
+                id: 0,
+                dont_fragment: false,
+                more_fragments: false,
+                fragment_offset: 0,
+                ttl: 64,
+                protocol: Protocol::UDP,
+                src,
+                dst,
+            }
+            .write(&mut ip);
+            out.extend_from_slice(&ip);
+        }
+        (IpAddr::V6(src), IpAddr::V6(dst)) => {
+            let mut ip = [0; ipv6::HEADER_LEN];
+            ipv6::Header {
+                traffic_class: frame.ecn as u8,
+                flow_label: 0,
+                payload_len: len(datagram.len()),
+                next_header: Protocol::UDP,
+                hop_limit: 64,
+                src,
+                dst,
+            }
+            .write(&mut ip);
+            out.extend_from_slice(&ip);
+        }
+        _ => return,
     }
-    .write(&mut ip);
     let dst_port = fib.node().vxlan_port;
     udp::Header { src_port: 0, dst_port, len: len(udp::HEADER_LEN), checksum: 0 }.write(&mut datagram);
-    let mut out = [0; MADE_UP];
-    out[..ip.len()].copy_from_slice(&ip);
-    out[ip.len()..].copy_from_slice(&datagram);
-    out
+    out.extend_from_slice(&datagram);
 }
 
 /// The port that a verdict hands a frame to.
@@ -492,7 +507,7 @@ pub(super) fn port_of(verdict: Verdict) -> Option<PortId> {
     Some(match verdict {
         Verdict::Workload(id) | Verdict::Reply(id) => PortId::Endpoint(id),
         Verdict::Ipip => PortId::Ipip,
-        Verdict::Vxlan => PortId::Vxlan,
+        Verdict::Vxlan(underlay) => PortId::Vxlan(underlay),
         Verdict::Direct => PortId::Direct,
         Verdict::Host => PortId::Host,
         Verdict::Punt(_) => return None,

@@ -468,12 +468,12 @@ impl Worker {
                 verdicts.extend(frames.map(|frame| engine.from_workload(tables, endpoint, pool, frame)));
             }
             PortId::Host => verdicts.extend(frames.map(|frame| engine.from_host(tables, pool, frame))),
-            PortId::Errors => verdicts.extend(frames.map(|_| Ok(Verdict::Punt(PuntReason::TunnelError)))),
-            PortId::Ipip | PortId::Vxlan => {
+            PortId::Errors(_) => verdicts.extend(frames.map(|_| Ok(Verdict::Punt(PuntReason::TunnelError)))),
+            PortId::Ipip | PortId::Vxlan(_) => {
                 let kind = if id == PortId::Ipip { Kind::Ipip } else { Kind::Vxlan };
                 verdicts.extend(frames.map(|frame| engine.from_tunnel(tables, kind, pool, frame)));
             }
-            PortId::Underlay | PortId::Direct => {
+            PortId::Underlay(_) | PortId::Direct => {
                 verdicts.extend(frames.map(|frame| engine.from_underlay(tables, pool, frame)));
             }
         }
@@ -540,7 +540,7 @@ impl Worker {
             Verdict::Workload(id) => (PortId::Endpoint(id), false),
             Verdict::Reply(id) => (PortId::Endpoint(id), true),
             Verdict::Ipip => (PortId::Ipip, false),
-            Verdict::Vxlan => (PortId::Vxlan, false),
+            Verdict::Vxlan(underlay) => (PortId::Vxlan(underlay), false),
             Verdict::Direct => (PortId::Direct, false),
             Verdict::Host => (PortId::Host, false),
             Verdict::Punt(_) => return self.drop_unsent(PortId::Host, DropReason::TooBigUnsplittable, place),
@@ -634,9 +634,9 @@ impl Worker {
 fn form_of(id: PortId) -> Option<Form> {
     match id {
         PortId::Ipip => Some(Form::Ipip),
-        PortId::Vxlan => Some(Form::Vxlan),
-        PortId::Direct | PortId::Underlay => Some(Form::Plain),
-        PortId::Endpoint(_) | PortId::Host | PortId::Errors => None,
+        PortId::Vxlan(_) => Some(Form::Vxlan),
+        PortId::Direct | PortId::Underlay(_) => Some(Form::Plain),
+        PortId::Endpoint(_) | PortId::Host | PortId::Errors(_) => None,
     }
 }
 

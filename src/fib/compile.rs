@@ -1,31 +1,33 @@
 //! From a plan to a snapshot.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use super::action::ID_LIMIT;
+use super::address::{Address, Home, Owned, Table};
 use super::tunnel::{IpipHeader, VxlanHeader};
 use super::{
     Action, Adjacency, AdjacencyId, Encapsulation, Endpoint, EndpointId, Fib, IPIP_OVERHEAD, NO_PEER, Node,
-    OuterTtl, Peer, PeerId, Tunnel, TunnelId, VXLAN_OVERHEAD,
+    OuterTtl, Peer, PeerId, Tunnel, TunnelId, VXLAN_OVERHEAD, VXLAN_V6_OVERHEAD,
 };
 use crate::lpm::{Lpm, Prefix};
 use crate::rib::{Encap, NodePlan, Settings, Target};
 use crate::wire::vxlan::Vni;
+use crate::wire::{Family, MacAddr};
 
 /// What the machine adds to the plan.
 #[derive(Debug, Clone)]
 pub struct Environment {
     /// What each endpoint of the plan is attached as, by its index; `None` while it is not.
     pub endpoints: Vec<Option<Attachment>>,
-    /// IP MTU of the underlay's path to each peer of the plan, bytes, by its index.
-    pub peer_mtus: Vec<u16>,
+    /// IP MTU of the underlay's path to each peer, bytes, by underlay address; a peer without is not limited by it.
+    pub peer_mtus: HashMap<IpAddr, u16>,
     /// IP MTU of the host interface, or `None` where there is none: then no route means `NoRoute`.
     pub host_mtu: Option<u16>,
     /// TTL of IPIP outer headers.
     pub outer_ttl: OuterTtl,
-    /// Source of ICMP errors, if it is not left to [`Node::icmp_source`]'s rule.
-    pub icmp_source: Option<Ipv4Addr>,
+    /// Sources of ICMP errors where it is not left to [`Node::icmp_source`]'s rule: the first of each family counts.
+    pub icmp_sources: Vec<IpAddr>,
 }
 
 /// An endpoint that is attached.
@@ -40,9 +42,6 @@ pub struct Attachment {
 /// Why a plan cannot be compiled.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum CompileError {
-    /// The node or a peer has an IPv6 underlay address.
-    #[error("node {0}: the underlay address must be IPv4: IPv6 underlays are not supported yet")]
-    UnderlayFamily(String),
     /// More than 2^28 endpoints, tunnels or peers.
     #[error("more than {ID_LIMIT} endpoints, tunnels or peers")]
     TooMany,
@@ -55,62 +54,87 @@ impl Fib {
     /// Compiles `plan`. Routes of endpoints that are not attached are left out: their addresses fall to the
     /// shorter prefix, which is the node's own block, so that nothing leaks while an endpoint comes up.
     pub fn compile(plan: &NodePlan, environment: &Environment) -> Result<Fib, CompileError> {
-        let node = node(plan, environment)?;
-        let peers: Vec<Peer> =
-            plan.peers.iter().map(|peer| Peer { name: peer.name.clone(), address: peer.address }).collect();
-        let mut peers_by_address = Vec::with_capacity(peers.len());
-        for (index, peer) in peers.iter().enumerate() {
-            let address = v4(peer.address, &peer.name)?;
-            peers_by_address.push((address, 32, id(index)?));
+        let mut peers = Vec::with_capacity(plan.peers.len());
+        let mut ids = HashMap::with_capacity(plan.peers.len());
+        for (index, peer) in plan.peers.iter().enumerate() {
+            for underlay in peer.underlays.iter() {
+                ids.insert((index, Family::of(underlay.address)), PeerId(id(peers.len())?));
+                peers.push(Peer { name: peer.name.clone(), address: underlay.address });
+            }
         }
 
         let clamping: Vec<Prefix> =
             plan.pools.iter().filter(|pool| pool.clamps).map(|pool| pool.cidr).collect();
-        let mut ways =
-            Ways { plan, environment, tunnels: Vec::new(), adjacencies: Vec::new(), known: HashMap::new() };
+        let mut ways = Ways {
+            plan,
+            environment,
+            ids,
+            tunnels: Vec::new(),
+            adjacencies: Vec::new(),
+            known: HashMap::new(),
+        };
         let mut routes = Vec::with_capacity(plan.pools.len() + plan.routes.len());
         // An address of the overlay that no block has is nowhere: the way out is for other addresses.
-        for pool in &plan.pools {
-            if let Prefix::V4(prefix) = pool.cidr {
-                routes.push((prefix.network(), prefix.prefix_len(), Action::NoRoute.encode()));
-            }
-        }
+        routes.extend(plan.pools.iter().map(|pool| (pool.cidr, Action::NoRoute)));
         for route in &plan.routes {
-            let Prefix::V4(prefix) = route.prefix else { continue };
             let clamps = route.pool.is_some_and(|pool| clamping.contains(&pool));
             let Some(action) = ways.action(route.target, clamps)? else { continue };
-            routes.push((prefix.network(), prefix.prefix_len(), action.encode()));
+            routes.push((route.prefix, action));
         }
         let default = if environment.host_mtu.is_some() { Action::Host } else { Action::NoRoute };
 
         Ok(Fib {
-            routes: Lpm::build(default.encode(), routes)?,
-            peers_by_address: Lpm::build(NO_PEER, peers_by_address)?,
+            v4: table(default, &routes, &peers)?,
+            v6: table(default, &routes, &peers)?,
             endpoints: endpoints(plan, environment, &clamping)?,
             tunnels: ways.tunnels,
             adjacencies: ways.adjacencies,
             peers,
-            node,
+            node: node(plan, environment),
             clamps_any: !clamping.is_empty(),
         })
     }
 }
 
-fn node(plan: &NodePlan, environment: &Environment) -> Result<Node, CompileError> {
-    let address = v4(plan.address, &plan.node)?;
-    let tunnels: Vec<_> =
-        [plan.vxlan_tunnel_addr, plan.ipip_tunnel_addr].into_iter().flatten().filter_map(ipv4).collect();
-    Ok(Node {
-        address: plan.address,
-        vtep_mac: plan.vtep_mac,
+/// What of all routes and peers is of family `A`.
+fn table<A: Address>(
+    default: Action,
+    routes: &[(Prefix, Action)],
+    peers: &[Peer],
+) -> Result<Table<A>, CompileError> {
+    let routes = routes.iter().filter_map(|(prefix, action)| {
+        Some((A::of(prefix.network())?, prefix.prefix_len(), action.encode()))
+    });
+    let peers = (0..).zip(peers).filter_map(|(id, peer)| {
+        let address = A::of(peer.address)?;
+        Some((address, Prefix::from(peer.address).prefix_len(), id))
+    });
+    Ok(Table { routes: Lpm::build(default.encode(), routes)?, peers: Lpm::build(NO_PEER, peers)? })
+}
+
+fn node(plan: &NodePlan, environment: &Environment) -> Node {
+    Node {
         vni: Vni(plan.settings.vxlan_vni),
         vxlan_port: plan.settings.vxlan_port,
         allow_ipip_from_workloads: plan.settings.allow_ipip_from_workloads,
         allow_vxlan_from_workloads: plan.settings.allow_vxlan_from_workloads,
-        icmp_source: environment.icmp_source.or(tunnels.first().copied()).unwrap_or(address),
         host_mtu: environment.host_mtu.unwrap_or(u16::MAX),
-        addresses: std::iter::once(address).chain(tunnels).collect(),
-    })
+        v4: home(plan, environment),
+        v6: home(plan, environment),
+    }
+}
+
+fn home<A: Address>(plan: &NodePlan, environment: &Environment) -> Home<A> {
+    let underlay = plan.underlays.of(A::FAMILY);
+    let address = underlay.and_then(|underlay| A::of(underlay.address));
+    let tunnels: Vec<A> = plan.tunnel_addresses().filter_map(A::of).collect();
+    let configured = environment.icmp_sources.iter().copied().find_map(A::of);
+    Home {
+        underlay: address,
+        vtep_mac: underlay.map_or(MacAddr([0; 6]), |underlay| underlay.vtep_mac),
+        icmp_source: configured.or(tunnels.first().copied()).or(address),
+        addresses: address.into_iter().chain(tunnels).collect(),
+    }
 }
 
 fn endpoints(
@@ -122,9 +146,6 @@ fn endpoints(
     for (endpoint, attachment) in plan.endpoints.iter().zip(&environment.endpoints) {
         let Some(Attachment { id, mtu }) = *attachment else { continue };
         let is_clamping = |address: &IpAddr| clamping.iter().any(|pool| pool.contains(address));
-        let clamps = endpoint.addresses.iter().any(is_clamping);
-        let mut addresses = endpoint.addresses.iter().copied().filter_map(ipv4);
-        let Some(primary) = addresses.next() else { continue };
         if id.0 >= ID_LIMIT {
             return Err(CompileError::TooMany);
         }
@@ -133,23 +154,30 @@ fn endpoints(
             endpoints.resize(index + 1, None);
         }
         endpoints[index] = Some(Endpoint {
-            primary,
-            more: addresses.collect(),
+            v4: owned(&endpoint.addresses),
+            v6: owned(&endpoint.addresses),
             spoofed: endpoint.spoofed_sources.clone().into(),
             mtu,
-            clamps,
+            clamps: endpoint.addresses.iter().any(is_clamping),
         });
     }
     Ok(endpoints)
+}
+
+fn owned<A: Address>(addresses: &[IpAddr]) -> Owned<A> {
+    let mut addresses = addresses.iter().copied().filter_map(A::of);
+    Owned { primary: addresses.next(), more: addresses.collect() }
 }
 
 /// Tunnels and adjacencies, made when the first route needs them.
 struct Ways<'a> {
     plan: &'a NodePlan,
     environment: &'a Environment,
+    /// By index in the plan and family of the underlay.
+    ids: HashMap<(usize, Family), PeerId>,
     tunnels: Vec<Tunnel>,
     adjacencies: Vec<Adjacency>,
-    known: HashMap<(usize, Encap, bool), Action>,
+    known: HashMap<(PeerId, Encap, bool), Action>,
 }
 
 impl Ways<'_> {
@@ -159,56 +187,66 @@ impl Ways<'_> {
                 let attachment = self.environment.endpoints.get(index).copied().flatten();
                 attachment.map(|attachment| Action::Deliver(attachment.id))
             }
-            Target::Peer { peer, encap } => Some(self.way(peer, encap, clamps)?),
+            Target::Peer { peer, encap, underlay } => self.way(peer, underlay, encap, clamps)?,
             Target::Host if self.environment.host_mtu.is_some() => Some(Action::Host),
             Target::Host => Some(Action::NoRoute),
             Target::Blackhole => Some(Action::Blackhole),
         })
     }
 
-    fn way(&mut self, peer: usize, encap: Encap, clamps: bool) -> Result<Action, CompileError> {
-        if let Some(action) = self.known.get(&(peer, encap, clamps)) {
-            return Ok(*action);
+    /// `None` where the two nodes have no underlay of that family in common, which no plan says.
+    fn way(
+        &mut self,
+        peer: usize,
+        family: Family,
+        encap: Encap,
+        clamps: bool,
+    ) -> Result<Option<Action>, CompileError> {
+        let Some(peer_id) = self.ids.get(&(peer, family)).copied() else { return Ok(None) };
+        if let Some(action) = self.known.get(&(peer_id, encap, clamps)) {
+            return Ok(Some(*action));
         }
-        let known = &self.plan.peers[peer];
-        let (id_of_peer, remote) = (PeerId(id(peer)?), known.address);
-        let path = self.environment.peer_mtus.get(peer).copied().unwrap_or(u16::MAX);
-        let mtu = inner_mtu(&self.plan.settings, encap, path);
-        let encapsulation = match encap {
-            Encap::Ipip => {
-                let local = v4(self.plan.address, &self.plan.node)?;
-                let header = IpipHeader::new(local, v4(remote, &known.name)?, self.environment.outer_ttl);
+        let ends = (self.plan.underlays.of(family), self.plan.peers[peer].underlays.of(family));
+        let (Some(here), Some(there)) = ends else { return Ok(None) };
+        let remote = there.address;
+        let path = self.environment.peer_mtus.get(&remote).copied().unwrap_or(u16::MAX);
+        let mtu = inner_mtu(&self.plan.settings, encap, family, path);
+        let encapsulation = match (encap, here.address, remote) {
+            (Encap::Ipip, IpAddr::V4(local), IpAddr::V4(remote)) => {
+                let header = IpipHeader::new(local, remote, self.environment.outer_ttl);
                 Some(Encapsulation::Ipip(header))
             }
-            Encap::Vxlan => {
+            (Encap::Ipip, ..) => return Ok(None),
+            (Encap::Vxlan, ..) => {
                 let vni = Vni(self.plan.settings.vxlan_vni);
-                Some(Encapsulation::Vxlan(VxlanHeader::new(vni, self.plan.vtep_mac, known.vtep_mac)))
+                Some(Encapsulation::Vxlan(VxlanHeader::new(vni, here.vtep_mac, there.vtep_mac)))
             }
-            Encap::Direct => None,
+            (Encap::Direct, ..) => None,
         };
         let action = match encapsulation {
             Some(encapsulation) => {
-                self.tunnels.push(Tunnel::new(id_of_peer, remote, (mtu, clamps), encapsulation));
+                self.tunnels.push(Tunnel::new(peer_id, remote, (mtu, clamps), encapsulation));
                 Action::Tunnel(TunnelId(id(self.tunnels.len() - 1)?))
             }
             None => {
-                self.adjacencies.push(Adjacency { peer: id_of_peer, next_hop: remote, mtu, clamps });
+                self.adjacencies.push(Adjacency { peer: peer_id, next_hop: remote, mtu, clamps });
                 Action::Direct(AdjacencyId(id(self.adjacencies.len() - 1)?))
             }
         };
-        self.known.insert((peer, encap, clamps), action);
-        Ok(action)
+        self.known.insert((peer_id, encap, clamps), action);
+        Ok(Some(action))
     }
 }
 
-/// Greatest IP packet of the overlay that fits on a path of the underlay, bytes: `path` is the path's MTU. Felix's settings
-/// can lower it. They cannot raise it: what did not fit would have to be fragmented outside, which RFC 7348 4.3 forbids
-/// and which loses every packet where fragments do not pass.
-pub fn inner_mtu(settings: &Settings, encap: Encap, path: u16) -> u16 {
-    let (overhead, setting) = match encap {
-        Encap::Ipip => (IPIP_OVERHEAD, settings.ipip_mtu),
-        Encap::Vxlan => (VXLAN_OVERHEAD, settings.vxlan_mtu),
-        Encap::Direct => (0, None),
+/// Greatest IP packet of the overlay that fits on a path of the underlay, bytes: `path` is the path's MTU, `underlay` its
+/// family. Felix's settings can lower it. They cannot raise it: what did not fit would have to be fragmented outside, which
+/// RFC 7348 4.3 forbids and which loses every packet where fragments do not pass.
+pub fn inner_mtu(settings: &Settings, encap: Encap, underlay: Family, path: u16) -> u16 {
+    let (overhead, setting) = match (encap, underlay) {
+        (Encap::Ipip, _) => (IPIP_OVERHEAD, settings.ipip_mtu),
+        (Encap::Vxlan, Family::V4) => (VXLAN_OVERHEAD, settings.vxlan_mtu),
+        (Encap::Vxlan, Family::V6) => (VXLAN_V6_OVERHEAD, settings.vxlan_mtu_v6),
+        (Encap::Direct, _) => (0, None),
     };
     let fits = path.saturating_sub(overhead);
     setting.map_or(fits, |setting| setting.min(fits))
@@ -216,15 +254,4 @@ pub fn inner_mtu(settings: &Settings, encap: Encap, path: u16) -> u16 {
 
 fn id(index: usize) -> Result<u32, CompileError> {
     u32::try_from(index).ok().filter(|id| *id < ID_LIMIT).ok_or(CompileError::TooMany)
-}
-
-fn ipv4(address: IpAddr) -> Option<Ipv4Addr> {
-    match address {
-        IpAddr::V4(address) => Some(address),
-        IpAddr::V6(_) => None,
-    }
-}
-
-fn v4(address: IpAddr, node: &str) -> Result<Ipv4Addr, CompileError> {
-    ipv4(address).ok_or_else(|| CompileError::UnderlayFamily(node.to_owned()))
 }

@@ -4,37 +4,38 @@
 //! [`NodePlan`](crate::rib::NodePlan) and publishes it; workers pick it up between turns. What the FIB says is data ([`Action`]), carried out by the engine.
 
 mod action;
+mod address;
 mod compile;
 mod publication;
 mod tunnel;
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::Ipv4Net;
-
-use crate::lpm::Lpm;
-use crate::wire::MacAddr;
+use crate::lpm::Prefix;
 use crate::wire::vxlan::Vni;
+use crate::wire::{Family, MacAddr};
 
 pub use action::{Action, AdjacencyId, EndpointId, PeerId, TunnelId};
+pub use address::Address;
+use address::{Home, Owned, Table};
 pub use compile::{Attachment, CompileError, Environment, inner_mtu};
 pub use publication::{Publication, Reader};
 pub use tunnel::{Encapsulation, Inner, IpipHeader, LEAST_MTU, OuterTtl, Tunnel, VxlanHeader};
 
 /// Bytes that VXLAN over IPv4 adds in front of the inner IP packet: 20 + 8 + 8 + 14.
 pub const VXLAN_OVERHEAD: u16 = 50;
+/// Bytes that VXLAN over IPv6 adds in front of the inner IP packet: 40 + 8 + 8 + 14.
+pub const VXLAN_V6_OVERHEAD: u16 = 70;
 /// Bytes that IPIP over IPv4 adds.
 pub const IPIP_OVERHEAD: u16 = 20;
 
 /// What workers know of an endpoint.
 #[derive(Debug, Clone)]
 pub struct Endpoint {
-    /// Its first address: nearly always the only one.
-    primary: Ipv4Addr,
-    /// Further addresses.
-    more: Box<[Ipv4Addr]>,
+    v4: Owned<Ipv4Addr>,
+    v6: Owned<Ipv6Addr>,
     /// Further sources that it may send from, by leave of its resource.
-    spoofed: Box<[Ipv4Net]>,
+    spoofed: Box<[Prefix]>,
     /// IP MTU of the workload's interface, bytes.
     pub mtu: u16,
     /// A pool that one of its addresses is of wants the MSS of TCP clamped.
@@ -43,21 +44,21 @@ pub struct Endpoint {
 
 impl Endpoint {
     /// True when `address` belongs to the workload.
-    #[inline]
-    pub fn owns(&self, address: Ipv4Addr) -> bool {
-        address == self.primary || self.more.contains(&address)
+    #[inline(always)]
+    pub fn owns<A: Address>(&self, address: A) -> bool {
+        let owned = A::owned(self);
+        owned.primary == Some(address) || owned.more.contains(&address)
     }
 
     /// True when the workload may send from `address` although it is not its own (Calico's
     /// `allowSpoofedSourcePrefixes`).
-    #[inline]
-    pub fn may_spoof(&self, address: Ipv4Addr) -> bool {
+    pub fn may_spoof(&self, address: IpAddr) -> bool {
         self.spoofed.iter().any(|prefix| prefix.contains(&address))
     }
 
     /// An address of the workload, to ask for its MAC.
-    pub fn address(&self) -> Ipv4Addr {
-        self.primary
+    pub fn address<A: Address>(&self) -> Option<A> {
+        A::owned(self).primary
     }
 }
 
@@ -74,7 +75,7 @@ pub struct Adjacency {
     pub clamps: bool,
 }
 
-/// Another node, as the sender of tunnel packets.
+/// Another node, as the sender of tunnel packets: one for each of its underlay addresses.
 #[derive(Debug, Clone)]
 pub struct Peer {
     /// Name of the Node resource.
@@ -86,10 +87,6 @@ pub struct Peer {
 /// This node.
 #[derive(Debug, Clone)]
 pub struct Node {
-    /// Underlay address: the only accepted outer destination.
-    pub address: IpAddr,
-    /// Own VTEP MAC: the only accepted inner destination MAC.
-    pub vtep_mac: MacAddr,
     /// The only accepted VNI.
     pub vni: Vni,
     /// UDP port of VXLAN.
@@ -98,19 +95,49 @@ pub struct Node {
     pub allow_ipip_from_workloads: bool,
     /// Workloads may send VXLAN of their own.
     pub allow_vxlan_from_workloads: bool,
-    /// Source of ICMP errors: the one configured, else the tunnel address, else the node address.
-    pub icmp_source: Ipv4Addr,
     /// IP MTU of the host interface, bytes.
     pub host_mtu: u16,
-    /// The node's underlay and tunnel addresses.
-    pub addresses: Box<[Ipv4Addr]>,
+    v4: Home<Ipv4Addr>,
+    v6: Home<Ipv6Addr>,
+}
+
+impl Node {
+    /// Underlay address: the only accepted outer destination; `None` without an underlay of that family.
+    #[inline]
+    pub fn underlay(&self, family: Family) -> Option<IpAddr> {
+        match family {
+            Family::V4 => self.v4.underlay.map(IpAddr::V4),
+            Family::V6 => self.v6.underlay.map(IpAddr::V6),
+        }
+    }
+
+    /// Own VTEP MAC on an underlay: the only accepted inner destination MAC of what comes by it.
+    #[inline(always)]
+    pub fn vtep_mac(&self, underlay: Family) -> MacAddr {
+        match underlay {
+            Family::V4 => self.v4.vtep_mac,
+            Family::V6 => self.v6.vtep_mac,
+        }
+    }
+
+    /// Source of ICMP errors: the one configured, else the tunnel address, else the node address; `None` where the node
+    /// has none of the family.
+    pub fn icmp_source<A: Address>(&self) -> Option<A> {
+        A::home(self).icmp_source
+    }
+
+    /// The node's underlay and tunnel addresses of one family.
+    #[inline(always)]
+    pub fn addresses<A: Address>(&self) -> &[A] {
+        &A::home(self).addresses
+    }
 }
 
 /// One immutable snapshot.
 #[derive(Debug)]
 pub struct Fib {
-    routes: Lpm<Ipv4Addr>,
-    peers_by_address: Lpm<Ipv4Addr>,
+    v4: Table<Ipv4Addr>,
+    v6: Table<Ipv6Addr>,
     endpoints: Vec<Option<Endpoint>>,
     tunnels: Vec<Tunnel>,
     adjacencies: Vec<Adjacency>,
@@ -121,18 +148,27 @@ pub struct Fib {
 
 impl Fib {
     /// What to do with a packet for `destination`: the action of the longest prefix that covers it.
-    #[inline]
-    pub fn lookup(&self, destination: Ipv4Addr) -> Action {
-        Action::decode(self.routes.lookup(destination))
+    #[inline(always)]
+    pub fn lookup<A: Address>(&self, destination: A) -> Action {
+        Action::decode(A::table(self).routes.lookup(destination))
+    }
+
+    /// The same for an address of whichever family.
+    pub fn lookup_any(&self, destination: IpAddr) -> Action {
+        match destination {
+            IpAddr::V4(address) => self.lookup(address),
+            IpAddr::V6(address) => self.lookup(address),
+        }
     }
 
     /// The peer whose underlay address this is.
     #[inline]
-    pub fn peer_at(&self, address: Ipv4Addr) -> Option<PeerId> {
-        match self.peers_by_address.lookup(address) {
-            NO_PEER => None,
-            id => Some(PeerId(id)),
-        }
+    pub fn peer_at(&self, address: IpAddr) -> Option<PeerId> {
+        let id = match address {
+            IpAddr::V4(address) => self.v4.peers.lookup(address),
+            IpAddr::V6(address) => self.v6.peers.lookup(address),
+        };
+        (id != NO_PEER).then_some(PeerId(id))
     }
 
     /// The endpoint, unless it left since the frame was received.
@@ -187,8 +223,8 @@ impl Fib {
 
     /// True for this node's own addresses.
     #[inline]
-    pub fn is_local(&self, address: Ipv4Addr) -> bool {
-        self.node.addresses.contains(&address)
+    pub fn is_local<A: Address>(&self, address: A) -> bool {
+        self.node.addresses().contains(&address)
     }
 
     /// This node.
@@ -199,9 +235,9 @@ impl Fib {
 
     /// Bytes of the lookup tables.
     pub fn memory(&self) -> usize {
-        self.routes.memory() + self.peers_by_address.memory()
+        self.v4.memory() + self.v6.memory()
     }
 }
 
-/// What `peers_by_address` answers for an address of no peer; ids stay below it.
+/// What a table's `peers` answers for an address of no peer; ids stay below it.
 const NO_PEER: u32 = (1 << 31) - 1;

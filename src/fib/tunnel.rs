@@ -8,7 +8,7 @@ use crate::wire::ecn::Ecn;
 use crate::wire::ethernet::{self, EtherType};
 use crate::wire::ipv4;
 use crate::wire::vxlan::{self, Vni};
-use crate::wire::{MacAddr, Protocol};
+use crate::wire::{Family, MacAddr, Protocol, ip};
 
 use super::PeerId;
 
@@ -75,6 +75,7 @@ impl Tunnel {
     pub fn overhead(&self) -> u16 {
         match self.encapsulation {
             Encapsulation::Ipip(_) => super::IPIP_OVERHEAD,
+            Encapsulation::Vxlan(_) if self.remote.is_ipv6() => super::VXLAN_V6_OVERHEAD,
             Encapsulation::Vxlan(_) => super::VXLAN_OVERHEAD,
         }
     }
@@ -180,7 +181,7 @@ impl IpipHeader {
     }
 }
 
-/// VXLAN and inner Ethernet header of a tunnel: the same for every packet.
+/// VXLAN and inner Ethernet header of a tunnel: the same for every packet of a family, with IPv4's EtherType as they lie here.
 #[derive(Debug, Clone)]
 pub struct VxlanHeader {
     bytes: [u8; VxlanHeader::LEN],
@@ -201,10 +202,13 @@ impl VxlanHeader {
         VxlanHeader { bytes }
     }
 
-    /// The bytes to put in front of an inner IPv4 packet.
-    #[inline]
-    pub fn bytes(&self) -> &[u8; Self::LEN] {
-        &self.bytes
+    /// Writes what stands in front of an inner packet of family `A`.
+    #[inline(always)]
+    pub fn write<A: ip::Address>(&self, out: &mut [u8; Self::LEN]) {
+        *out = self.bytes;
+        if A::FAMILY != Family::V4 {
+            out[Self::LEN - 2..].copy_from_slice(&A::ETHERTYPE.0.to_be_bytes());
+        }
     }
 }
 
@@ -248,6 +252,10 @@ mod tests {
             0x08, 0, 0, 0, 0x00, 0x10, 0x00, 0x00, // I flag, VNI 4096
             0x66, 0xf9, 0x37, 0xc3, 0x7e, 0x94, 0x66, 0x2d, 0xbf, 0x44, 0xa6, 0x8b, 0x08, 0x00,
         ];
-        assert_eq!(header.bytes(), &want);
+        let mut bytes = [0; VxlanHeader::LEN];
+        header.write::<Ipv4Addr>(&mut bytes);
+        assert_eq!(bytes, want);
+        header.write::<std::net::Ipv6Addr>(&mut bytes);
+        assert_eq!((&bytes[..20], &bytes[20..]), (&want[..20], &[0x86, 0xdd][..]));
     }
 }

@@ -45,7 +45,7 @@ impl Burst {
         socket: BorrowedFd<'_>,
         pool: &mut Pool,
         frames: &mut Vec<Frame>,
-        look: impl Fn(&Pool, &mut Frame, Received),
+        look: impl Fn(&mut Pool, &mut Frame, Received),
     ) -> io::Result<Rx> {
         while self.waiting.len() < self.messages {
             let Some(frame) = pool.take() else { break };

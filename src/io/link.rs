@@ -1,10 +1,10 @@
 //! Out by the link layer: frames with the next hop's Ethernet address, past the kernel's routing.
 //!
-//! A packet socket costs the kernel about half of what a raw IPv4 socket does: no route is looked up and no netfilter hook
+//! A packet socket costs the kernel about half of what a raw socket does: no route is looked up and no netfilter hook
 //! called. Who the next hop of a peer is follows the kernel's own tables ([`NextHops`]); a peer that is not there
 //! is left to the raw socket, where the kernel finds it.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -23,8 +23,8 @@ use crate::wire::{ethernet, ipv4};
 #[derive(Debug, Clone)]
 pub struct NextHop {
     /// The peer's underlay address.
-    pub peer: Ipv4Addr,
-    /// From this node's interface to the next hop, IPv4.
+    pub peer: IpAddr,
+    /// From this node's interface to the next hop, for packets of the address's version.
     pub header: [u8; ethernet::HEADER_LEN],
     /// Whether it is worth keeping.
     pub usage: Arc<Usage>,
@@ -33,14 +33,14 @@ pub struct NextHop {
 /// Whether something was sent to a peer since that was last asked.
 #[derive(Debug)]
 pub struct Usage {
-    peer: Ipv4Addr,
+    peer: IpAddr,
     is_used: AtomicBool,
-    tell: Sender<Ipv4Addr>,
+    tell: Sender<IpAddr>,
 }
 
 impl Usage {
     /// Of `peer`, by whose address it is told when something is sent.
-    pub fn new(peer: Ipv4Addr, tell: Sender<Ipv4Addr>) -> Arc<Self> {
+    pub fn new(peer: IpAddr, tell: Sender<IpAddr>) -> Arc<Self> {
         Arc::new(Usage { peer, is_used: AtomicBool::new(false), tell })
     }
 
@@ -74,22 +74,40 @@ impl PartialEq for NextHop {
 
 /// The peers that can be reached by the link layer.
 #[derive(Debug, Default, PartialEq)]
-pub struct NextHops(Vec<NextHop>);
+pub struct NextHops {
+    v4: Vec<(Ipv4Addr, NextHop)>,
+    v6: Vec<(Ipv6Addr, NextHop)>,
+}
 
 impl NextHops {
     /// In any order, each peer once.
-    pub fn new(mut hops: Vec<NextHop>) -> Self {
-        hops.sort_unstable_by_key(|hop| hop.peer);
-        NextHops(hops)
+    pub fn new(hops: Vec<NextHop>) -> Self {
+        let mut sorted = NextHops::default();
+        for hop in hops {
+            match hop.peer {
+                IpAddr::V4(peer) => sorted.v4.push((peer, hop)),
+                IpAddr::V6(peer) => sorted.v6.push((peer, hop)),
+            }
+        }
+        sorted.v4.sort_unstable_by_key(|(peer, _)| *peer);
+        sorted.v6.sort_unstable_by_key(|(peer, _)| *peer);
+        sorted
     }
 
     /// The next hop of `peer`.
     #[inline]
     pub fn of(&self, peer: IpAddr) -> Option<&NextHop> {
-        let IpAddr::V4(peer) = peer else { return None };
-        let place = self.0.binary_search_by_key(&peer, |hop| hop.peer).ok()?;
-        Some(&self.0[place])
+        match peer {
+            IpAddr::V4(peer) => find(&self.v4, peer),
+            IpAddr::V6(peer) => find(&self.v6, peer),
+        }
     }
+}
+
+#[inline(always)]
+fn find<A: Ord + Copy>(hops: &[(A, NextHop)], peer: A) -> Option<&NextHop> {
+    let place = hops.binary_search_by_key(&peer, |(peer, _)| *peer).ok()?;
+    Some(&hops[place].1)
 }
 
 /// What is left to the kernel of a super-frame.
@@ -145,7 +163,7 @@ impl Link {
 fn is_tcp(offload: Offload) -> bool {
     // Of UDP nobody could tell where a datagram ends, should it arrive uncut.
     let kind = offload.segments.map(|segments| segments.kind);
-    matches!(kind, Some(Segmentation::TcpV4 | Segmentation::TcpV4Ecn))
+    matches!(kind, Some(Segmentation::Tcp | Segmentation::TcpEcn))
 }
 
 /// The kernel does all that was to be done.
@@ -187,7 +205,7 @@ mod tests {
     #[test]
     fn the_first_use_is_told_and_what_is_not_heard_is_told_again() {
         let (tell, told) = bounded(1);
-        let peer = Ipv4Addr::new(192, 0, 2, 1);
+        let peer = IpAddr::from([192, 0, 2, 1]);
         let (usage, other) = (Usage::new(peer, tell.clone()), Usage::new(peer, tell));
         usage.note();
         usage.note();
@@ -200,15 +218,15 @@ mod tests {
 
     #[test]
     fn a_peer_is_found_in_any_order() {
-        let hop = |last: u8| {
-            let peer = Ipv4Addr::new(192, 0, 2, last);
-            NextHop { peer, header: [last; 14], usage: Usage::new(peer, unbounded().0) }
-        };
-        let hops = NextHops::new(vec![hop(7), hop(200), hop(3)]);
+        let v4 = |last: u8| IpAddr::from([192, 0, 2, last]);
+        let v6 = |last: u8| IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, last.into()]);
+        let hop = |peer, last| NextHop { peer, header: [last; 14], usage: Usage::new(peer, unbounded().0) };
+        let all = [7, 200, 3].into_iter().flat_map(|last| [hop(v4(last), last), hop(v6(last), last + 1)]);
+        let hops = NextHops::new(all.collect());
         for last in [3, 7, 200] {
-            assert_eq!(hops.of(IpAddr::from([192, 0, 2, last])).unwrap().header, [last; 14]);
+            assert_eq!(hops.of(v4(last)).unwrap().header, [last; 14]);
+            assert_eq!(hops.of(v6(last)).unwrap().header, [last + 1; 14]);
         }
-        assert!(hops.of(IpAddr::from([192, 0, 2, 8])).is_none());
-        assert!(hops.of("2001:db8::7".parse().unwrap()).is_none());
+        assert!(hops.of(v4(8)).is_none() && hops.of(v6(8)).is_none());
     }
 }

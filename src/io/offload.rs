@@ -1,15 +1,15 @@
 //! What the kernel left to us: partial checksums are finished, super-frames are cut.
 //!
-//! A cut copies headers only: segment `i` is a head written here and a slice of the payload where it lies.
-
-use std::net::IpAddr;
+//! A cut copies headers only: segment `i` is a head written here and a slice of the payload where it lies. IPv6's
+//! extension headers are headers, and every segment has them.
 
 use super::vnet;
 use crate::buf::{Offload, Segmentation, Segments};
-use crate::wire::ipv4::{self, Ipv4};
+use crate::wire::checksum::{self, Sum};
+use crate::wire::ip::{Address, Family, View};
 use crate::wire::tcp::{self, Flags};
 use crate::wire::transport::Transport;
-use crate::wire::{checksum, ethernet, udp, vxlan};
+use crate::wire::{Ipv4, Ipv6, ethernet, ipv4, ipv6, udp, vxlan};
 
 /// Finishes a partial checksum in an IP packet that is not a super-frame (each segment of one gets its
 /// checksum when it is cut).
@@ -78,8 +78,11 @@ impl Outer {
 /// Bytes that a packet socket wants in front of an IP packet.
 pub(super) const LINK_LEN: usize = vnet::LEN + ethernet::HEADER_LEN;
 
-/// Longest head of a segment, bytes: the longest of what may stand in front, IPv4 60, TCP 60.
-pub const MAX_HEAD: usize = Outer::LinkIpip.len() + 60 + 60;
+/// Longest head of a segment, bytes: the longest of what may stand in front of IPv6 (IPIP carries IPv4, which has 60 at
+/// most), the longest headers that are walked there, TCP.
+pub const MAX_HEAD: usize =
+    Outer::Vxlan.len() + ipv6::HEADER_LEN + ipv6::MAX_EXTENSION_BYTES + tcp::MAX_HEADER_LEN;
+const _: () = assert!(MAX_HEAD >= Outer::LinkIpip.len() + 60 + tcp::MAX_HEADER_LEN);
 
 /// A super-frame about to be cut.
 #[derive(Debug, Clone, Copy)]
@@ -87,7 +90,12 @@ pub struct SuperFrame<'a> {
     head: &'a [u8],
     payload: &'a [u8],
     outer: Outer,
+    family: Family,
     ip_header_len: usize,
+    /// What all segments have in common of what their transport checksums add up: addresses and protocol.
+    common: Sum,
+    /// Place of the transport checksum.
+    field: usize,
     segments: Segments,
 }
 
@@ -95,12 +103,29 @@ impl<'a> SuperFrame<'a> {
     /// `bytes` from the outer header on; `None` when they are not the TCP or UDP packet that `segments`
     /// says, which the engine has checked.
     pub fn parse(bytes: &'a [u8], outer: Outer, segments: Segments) -> Option<Self> {
-        let ip = Ipv4::parse(bytes.get(outer.len()..)?).ok()?;
+        let packet = bytes.get(outer.len()..)?;
+        match Family::of_packet(packet)? {
+            Family::V4 => Self::of::<Ipv4<'a>>(bytes, packet, outer, segments),
+            Family::V6 => Self::of::<Ipv6<'a>>(bytes, packet, outer, segments),
+        }
+    }
+
+    fn of<V: View<'a>>(bytes: &'a [u8], packet: &'a [u8], outer: Outer, segments: Segments) -> Option<Self> {
+        let ip = V::parse(packet).ok()?;
         let transport = Transport::parse(&ip)?;
         let head_len = outer.len() + ip.header_len() + usize::from(transport.header_len);
         let (head, payload) = bytes.get(..outer.len() + ip.total_len())?.split_at_checked(head_len)?;
         let fits = segments.size > 0 && head_len <= MAX_HEAD;
-        fits.then_some(SuperFrame { head, payload, outer, ip_header_len: ip.header_len(), segments })
+        fits.then(|| SuperFrame {
+            head,
+            payload,
+            outer,
+            family: <V::Address as Address>::FAMILY,
+            ip_header_len: ip.header_len(),
+            common: checksum::pseudo_header(ip.src().into(), ip.dst().into(), transport.protocol, 0),
+            field: transport.checksum_field().into(),
+            segments,
+        })
     }
 
     /// How many segments it is cut into: one at least.
@@ -123,8 +148,8 @@ impl<'a> SuperFrame<'a> {
     /// Writes the headers of segment `index` to `out`.
     ///
     /// What differs from the super-frame's headers, by the rules that every TCP segmenter keeps: outer and
-    /// inner length, identification and checksum; sequence number; FIN and PSH on the last segment alone
-    /// (RFC 9293 3.10.2), CWR on the first alone (RFC 3168 6.1.2); transport checksum, in full.
+    /// inner length, and of IPv4 identification and checksum; sequence number; FIN and PSH on the last segment
+    /// alone (RFC 9293 3.10.2), CWR on the first alone (RFC 3168 6.1.2); transport checksum, in full.
     ///
     /// # Panics
     /// Unless `out` has [`Self::head_len`] bytes.
@@ -138,15 +163,18 @@ impl<'a> SuperFrame<'a> {
             number(outer, outer.len() + inner_len, index);
         }
         let (ip, transport) = inner.split_at_mut(self.ip_header_len);
-        number(ip, inner_len, index);
+        match self.family {
+            Family::V4 => number(ip, inner_len, index),
+            Family::V6 => ipv6::set_total_len(ip, inner_len as u16),
+        }
         match self.segments.kind {
-            Segmentation::TcpV4 | Segmentation::TcpV4Ecn => self.tcp(transport, index),
-            Segmentation::UdpV4 => {
+            Segmentation::Tcp | Segmentation::TcpEcn => self.tcp(transport, index),
+            Segmentation::Udp => {
                 let len = (udp::HEADER_LEN + payload.len()) as u16;
                 transport[4..6].copy_from_slice(&len.to_be_bytes());
             }
         }
-        checksum_transport(ip, transport, payload);
+        self.checksum(transport, payload);
     }
 
     fn tcp(&self, header: &mut [u8], index: usize) {
@@ -163,6 +191,19 @@ impl<'a> SuperFrame<'a> {
         tcp::write_seq(header, seq.wrapping_add(offset));
         tcp::write_flags(header, flags);
     }
+
+    fn checksum(&self, transport: &mut [u8], payload: &[u8]) {
+        let field = self.field..self.field + 2;
+        transport[field.clone()].fill(0);
+        let len = transport.len() + payload.len();
+        // The header's length is even, so the sums of header and payload may be added.
+        let sum = self.common + Sum::of_word(len as u16) + checksum::sum(transport) + checksum::sum(payload);
+        let sum = match sum.checksum() {
+            0 => 0xffff,
+            sum => sum,
+        };
+        transport[field].copy_from_slice(&sum.to_be_bytes());
+    }
 }
 
 /// Gives an IPv4 header its segment's length, identification and checksum.
@@ -173,26 +214,6 @@ fn number(header: &mut [u8], total_len: usize, index: usize) {
     header[10..12].fill(0);
     let sum = checksum::checksum(header);
     header[10..12].copy_from_slice(&sum.to_be_bytes());
-}
-
-fn checksum_transport(ip: &[u8], transport: &mut [u8], payload: &[u8]) {
-    let Ok(parsed) = Ipv4::parse_quoted(ip) else { return };
-    let field = match parsed.protocol() {
-        crate::wire::Protocol::TCP => 16,
-        _ => 6,
-    };
-    transport[field..field + 2].fill(0);
-    let len = transport.len() + payload.len();
-    let (src, dst) = (IpAddr::V4(parsed.src()), IpAddr::V4(parsed.dst()));
-    // The header's length is even, so the sums of header and payload may be added.
-    let sum = checksum::pseudo_header(src, dst, parsed.protocol(), len)
-        + checksum::sum(transport)
-        + checksum::sum(payload);
-    let sum = match sum.checksum() {
-        0 => 0xffff,
-        sum => sum,
-    };
-    transport[field..field + 2].copy_from_slice(&sum.to_be_bytes());
 }
 
 #[cfg(test)]

@@ -32,11 +32,7 @@ impl PacketPort {
 impl Port for PacketPort {
     fn rx(&mut self, pool: &mut Pool, batch: &mut Vec<Frame>) -> io::Result<Rx> {
         self.burst.receive(self.socket.as_fd(), pool, batch, |pool, frame, _| {
-            match pool.bytes(frame).first_chunk() {
-                Some(header) => frame.offload = vnet::decode(header, ethernet::HEADER_LEN as u16),
-                None => frame.truncate(0),
-            }
-            frame.strip(vnet::LEN);
+            vnet::receive(pool, frame, ethernet::HEADER_LEN);
         })
     }
 
@@ -49,7 +45,7 @@ impl Port for PacketPort {
             if run.count() == 1 {
                 send_alone(pool, run.first(), &mut sending);
             } else {
-                joined_udp |= send_run(&run, &mut sending) == Some(Segmentation::UdpV4);
+                joined_udp |= send_run(&run, &mut sending) == Some(Segmentation::Udp);
             }
         });
         sending.finish(&mut report);
@@ -83,7 +79,12 @@ fn send_run<'a>(run: &Run<'a, '_>, sending: &mut Sending<'_, 'a>) -> Option<Segm
     let (len, offload) = run.write_head(&mut head);
     sending.message(Envelope::default(), 1 + run.count(), vnet::LEN + len, 0);
     let (header, rest) = sending.head(vnet::LEN + len).split_at_mut(vnet::LEN);
-    header.copy_from_slice(&vnet::encode_head(offload, ethernet::HEADER_LEN as u16, len as u16));
+    header.copy_from_slice(&vnet::encode_head(
+        offload,
+        run.family(),
+        ethernet::HEADER_LEN as u16,
+        len as u16,
+    ));
     rest.copy_from_slice(&head[..len]);
     run.payloads().for_each(|payload| sending.body(payload));
     offload.segments.map(|segments| segments.kind)

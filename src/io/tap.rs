@@ -41,11 +41,7 @@ impl TapPort {
 
     fn received(&self, pool: &Pool, frame: &mut Frame) {
         if self.offloads.has_header() {
-            match pool.bytes(frame).first_chunk() {
-                Some(header) => frame.offload = vnet::decode(header, self.l2() as u16),
-                None => frame.truncate(0),
-            }
-            frame.strip(vnet::LEN);
+            vnet::receive(pool, frame, self.l2());
         }
     }
 
@@ -59,7 +55,7 @@ impl TapPort {
         let bytes = pool.bytes(frame);
         let takes = match frame.offload.segments.map(|segments| segments.kind) {
             None => true,
-            Some(Segmentation::UdpV4) => self.takes().udp,
+            Some(Segmentation::Udp) => self.takes().udp,
             Some(_) => self.takes().tcp,
         };
         if !takes {
@@ -81,7 +77,7 @@ impl TapPort {
     fn send_run(&self, run: &Run<'_, '_>, report: &mut TxReport) {
         let mut head = [0; MAX_HEAD];
         let (len, offload) = run.write_head(&mut head);
-        let header = vnet::encode_head(offload, self.l2() as u16, len as u16);
+        let header = vnet::encode_head(offload, run.family(), self.l2() as u16, len as u16);
         let mut slices = [IoSlice::new(&[]); MAX_RUN + 2];
         slices[0] = self.in_front(&header);
         slices[1] = IoSlice::new(&head[..len]);

@@ -40,7 +40,7 @@ pub(super) fn read(
     report: &mut Report<'_>,
 ) -> Option<BlockAffinity> {
     let mut spec = Section::of(object, "spec", "spec", report);
-    let cidr = section::canonical_prefix(&mut spec, "cidr", "10.65.0.0/26", report);
+    let cidr = section::canonical_prefix(&mut spec, "cidr", "10.65.0.0/26, fd00:10:65::/122", report);
     let node = spec.required("node", A_NAME, report, section::resource_name);
     // Records of early Calico versions have no state: their claims are settled.
     let state = spec.text("state", "confirmed, pending or pendingDeletion", report, |text| {
@@ -63,12 +63,8 @@ pub(super) fn read(
         report.notice(Notice::VirtualBlock);
         return None;
     }
-    let cidr = cidr?;
-    if cidr.addr().is_ipv6() {
-        report.notice(Notice::Ipv6NotRouted { kind: KIND, path: "spec.cidr" });
-    }
     let claim = if deleted { Claim::Deleted } else { state.unwrap_or(Claim::Confirmed) };
-    Some(BlockAffinity { meta, cidr, node: node?, claim })
+    Some(BlockAffinity { meta, cidr: cidr?, node: node?, claim })
 }
 
 enum Holder {

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use serde_json::{Map, Value};
 
+use super::Meta;
 use super::section::{self, A_MAC, A_NAME, Report, Section};
-use super::{Meta, Notice};
 use crate::lpm::Prefix;
 use crate::wire::MacAddr;
 
@@ -124,15 +124,12 @@ fn addresses(spec: &mut Section<'_>, report: &mut Report<'_>) -> Vec<IpAddr> {
     let mut addresses = Vec::new();
     for (path, value) in spec.list("ipNetworks", report) {
         match value.as_str().and_then(single_host) {
-            None => report.wrong(&path, value, "one host's address (e.g. 10.65.0.2/32)"),
+            None => report.wrong(&path, value, "one host's address (e.g. 10.65.0.2/32, fd00:10:65::2/128)"),
             Some(address) if addresses.contains(&address) => {
                 report.problem(&path, format!("{address} stands there twice"));
             }
             Some(address) => addresses.push(address),
         }
-    }
-    if addresses.iter().any(IpAddr::is_ipv6) {
-        report.notice(Notice::Ipv6NotRouted { kind: KIND, path: "spec.ipNetworks" });
     }
     addresses
 }
@@ -141,7 +138,7 @@ fn spoofed_sources(spec: &mut Section<'_>, report: &mut Report<'_>) -> Vec<Prefi
     let mut prefixes = Vec::new();
     for (path, value) in spec.list("allowSpoofedSourcePrefixes", report) {
         match value.as_str().and_then(|text| text.parse::<Prefix>().ok()) {
-            None => report.wrong(&path, value, "a prefix (e.g. 192.0.2.0/24)"),
+            None => report.wrong(&path, value, "a prefix (e.g. 192.0.2.0/24, 2001:db8::/64)"),
             Some(prefix) => prefixes.push(prefix.trunc()),
         }
     }

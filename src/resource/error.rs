@@ -53,13 +53,6 @@ pub enum Notice {
         /// Field, as `spec.nodeSelector`.
         path: String,
     },
-    /// IPv6 in a place where margay understands it but does not route it yet.
-    Ipv6NotRouted {
-        /// Kind of the resource.
-        kind: &'static str,
-        /// Field, as `spec.cidr`.
-        path: &'static str,
-    },
     /// A FelixConfiguration that is neither `default` nor `node.<name>`.
     UnusedFelixConfiguration {
         /// Its name.
@@ -76,9 +69,6 @@ impl fmt::Display for Notice {
                 write!(f, "kind {kind} ({api_version}) is not used")
             }
             Notice::UnusedField { kind, path } => write!(f, "{kind} {path} is not used"),
-            Notice::Ipv6NotRouted { kind, path } => {
-                write!(f, "{kind} {path} holds IPv6, which is not routed yet")
-            }
             Notice::UnusedFelixConfiguration { name } => {
                 write!(f, "FelixConfiguration {name} is not used: only `default` and `node.<name>` are")
             }

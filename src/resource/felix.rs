@@ -42,12 +42,16 @@ pub struct FelixConfiguration {
     pub vxlan_vni: Option<u32>,
     /// `spec.vxlanMTU`.
     pub vxlan_mtu: Option<MtuSetting>,
+    /// `spec.vxlanMTUV6`.
+    pub vxlan_mtu_v6: Option<MtuSetting>,
     /// `spec.ipipMTU`.
     pub ipip_mtu: Option<MtuSetting>,
     /// `spec.mtu`: of every endpoint.
     pub mtu: Option<MtuSetting>,
     /// `spec.mtuIfacePattern`: a regular expression that is one.
     pub mtu_iface_pattern: Option<String>,
+    /// `spec.ipv6Support`.
+    pub ipv6_support: Option<bool>,
     /// `spec.allowIPIPPacketsFromWorkloads`.
     pub allow_ipip_from_workloads: Option<bool>,
     /// `spec.allowVXLANPacketsFromWorkloads`.
@@ -66,11 +70,13 @@ pub(super) fn read(
     let mut spec = Section::of(object, "spec", "spec", report);
     let vxlan_port = spec.integer("vxlanPort", 1..=65535, report);
     let vxlan_vni = spec.integer("vxlanVNI", 1..=(1 << 24) - 1, report);
-    let vxlan_mtu = mtu(&mut spec, "vxlanMTU", report);
-    let ipip_mtu = mtu(&mut spec, "ipipMTU", report);
-    let mtu = mtu(&mut spec, "mtu", report);
+    let vxlan_mtu = mtu(&mut spec, "vxlanMTU", MIN_MTU, report);
+    let vxlan_mtu_v6 = mtu(&mut spec, "vxlanMTUV6", MIN_MTU_V6, report);
+    let ipip_mtu = mtu(&mut spec, "ipipMTU", MIN_MTU, report);
+    let mtu = mtu(&mut spec, "mtu", MIN_MTU, report);
     let mtu_iface_pattern = spec
         .text("mtuIfacePattern", A_PATTERN, report, |text| Regex::new(text).is_ok().then(|| text.to_owned()));
+    let ipv6_support = spec.flag("ipv6Support", report);
     let allow_ipip_from_workloads = spec.flag("allowIPIPPacketsFromWorkloads", report);
     let allow_vxlan_from_workloads = spec.flag("allowVXLANPacketsFromWorkloads", report);
     let allow_spoofed_sources =
@@ -95,9 +101,11 @@ pub(super) fn read(
         vxlan_port: vxlan_port.and_then(|port| u16::try_from(port).ok()),
         vxlan_vni: vxlan_vni.and_then(|vni| u32::try_from(vni).ok()),
         vxlan_mtu,
+        vxlan_mtu_v6,
         ipip_mtu,
         mtu,
         mtu_iface_pattern,
+        ipv6_support,
         allow_ipip_from_workloads,
         allow_vxlan_from_workloads,
         allow_spoofed_sources,
@@ -105,10 +113,12 @@ pub(super) fn read(
 }
 
 /// Felix's names of environment variables, and the fields that they stand for.
-const VARIABLES: [(&str, &str); 5] = [
+const VARIABLES: [(&str, &str); 7] = [
     ("FELIX_IPINIPMTU", "ipipMTU"),
+    ("FELIX_IPV6SUPPORT", "ipv6Support"),
     ("FELIX_MTUIFACEPATTERN", "mtuIfacePattern"),
     ("FELIX_VXLANMTU", "vxlanMTU"),
+    ("FELIX_VXLANMTUV6", "vxlanMTUV6"),
     ("FELIX_VXLANPORT", "vxlanPort"),
     ("FELIX_VXLANVNI", "vxlanVNI"),
 ];
@@ -122,13 +132,26 @@ impl FelixConfiguration {
         let mut spec = Map::new();
         for (variable, field) in VARIABLES {
             let Some(text) = value_of(variable) else { continue };
-            let value = text.parse::<u64>().map_or_else(|_| Value::String(text), Value::from);
+            let value = match field {
+                "ipv6Support" => boolean(&text),
+                _ => text.parse().ok().map(u64::into),
+            };
+            let value = value.unwrap_or(Value::String(text));
             configuration_of([(field.to_owned(), value.clone())].into_iter().collect())
                 .map_err(|problem| format!("{variable}: {problem}"))?;
             spec.insert(field.to_owned(), value);
         }
         configuration_of(spec)
     }
+}
+
+/// Felix's words for yes and no (`config/param_types.go`).
+fn boolean(text: &str) -> Option<Value> {
+    Some(match text.to_ascii_lowercase().as_str() {
+        "true" | "1" | "yes" | "y" | "t" => Value::Bool(true),
+        "false" | "0" | "no" | "n" | "f" => Value::Bool(false),
+        _ => return None,
+    })
 }
 
 /// The configuration with this `spec`, or the first thing that is wrong with it.
@@ -150,13 +173,16 @@ const A_PATTERN: &str = "a regular expression (e.g. ^eth.*)";
 /// Every IPv4 link carries packets of this many octets (RFC 791 section 3.2).
 const MIN_MTU: u64 = 68;
 
-fn mtu(spec: &mut Section<'_>, key: &'static str, report: &mut Report<'_>) -> Option<MtuSetting> {
+/// Every link that carries IPv6 carries packets of this many octets (RFC 8200 section 5).
+const MIN_MTU_V6: u64 = 1280;
+
+fn mtu(spec: &mut Section<'_>, key: &'static str, least: u64, report: &mut Report<'_>) -> Option<MtuSetting> {
     let value = spec.value(key)?;
     match value.as_u64() {
         Some(0) => Some(MtuSetting::Auto),
-        Some(bytes @ MIN_MTU..=65535) => u16::try_from(bytes).ok().map(MtuSetting::Bytes),
+        Some(bytes) if (least..=65535).contains(&bytes) => u16::try_from(bytes).ok().map(MtuSetting::Bytes),
         _ => {
-            let want = format!("0 (automatic) or a whole number from {MIN_MTU} to 65535");
+            let want = format!("0 (automatic) or a whole number from {least} to 65535");
             report.wrong(&format!("spec.{key}"), value, &want);
             None
         }

@@ -5,9 +5,10 @@ use serde_json::{Map, Value};
 use sha1::{Digest, Sha1};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use super::Meta;
 use super::section::{self, A_MAC, Report, Section};
-use super::{Meta, Notice};
-use crate::wire::MacAddr;
+use crate::lpm::Prefix;
+use crate::wire::{Family, MacAddr};
 
 /// A node of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,7 +18,7 @@ pub struct Node {
     /// `spec.bgp.ipv4Address`: the underlay address with its subnet's length (host bits kept).
     /// Without a length it is a /32, as Calico reads it.
     pub ipv4: Option<Ipv4Net>,
-    /// `spec.bgp.ipv6Address`.
+    /// `spec.bgp.ipv6Address`, likewise; without a length a /128.
     pub ipv6: Option<Ipv6Net>,
     /// `spec.bgp.ipv4IPIPTunnelAddr`.
     pub ipip_tunnel_addr: Option<Ipv4Addr>,
@@ -29,6 +30,16 @@ pub struct Node {
     pub vtep_mac: MacAddr,
     /// `spec.vxlanTunnelMACAddrV6`, or [`vtep_mac_v6`] of the name.
     pub vtep_mac_v6: MacAddr,
+}
+
+impl Node {
+    /// The underlay address of a family, with its subnet's length (host bits kept).
+    pub fn network(&self, family: Family) -> Option<Prefix> {
+        match family {
+            Family::V4 => self.ipv4.map(Prefix::V4),
+            Family::V6 => self.ipv6.map(Prefix::V6),
+        }
+    }
 }
 
 /// The VTEP MAC that every Calico node derives for itself and its peers: `66:` and five octets of
@@ -59,7 +70,7 @@ pub(super) fn read(meta: Meta, object: &Map<String, Value>, report: &mut Report<
         let address: Ipv4Net = text.parse().ok().or_else(|| Some(text.parse::<Ipv4Addr>().ok()?.into()))?;
         section::usable_v4(address.addr()).then_some(address)
     });
-    let want = "an IPv6 address with prefix length (e.g. 2001:db8::5/64)";
+    let want = "a global or unique local IPv6 address with prefix length (e.g. 2001:db8::5/64)";
     let ipv6 = bgp.text("ipv6Address", want, report, |text| {
         let address: Ipv6Net = text.parse().ok().or_else(|| Some(text.parse::<Ipv6Addr>().ok()?.into()))?;
         section::usable_v6(address.addr()).then_some(address)
@@ -67,17 +78,11 @@ pub(super) fn read(meta: Meta, object: &Map<String, Value>, report: &mut Report<
     let want = "an IPv4 address (e.g. 10.65.0.1)";
     let ipip_tunnel_addr = bgp.text("ipv4IPIPTunnelAddr", want, report, section::ipv4);
     let vxlan_tunnel_addr = spec.text("ipv4VXLANTunnelAddr", want, report, section::ipv4);
-    let want = "an IPv6 address (e.g. fd00:10:65::1)";
+    let want = "a global or unique local IPv6 address (e.g. fd00:10:65::1)";
     let vxlan_tunnel_addr_v6 = spec.text("ipv6VXLANTunnelAddr", want, report, section::ipv6);
     let vtep_mac = spec.text("vxlanTunnelMACAddr", A_MAC, report, section::unicast_mac);
     let vtep_mac_v6_given = spec.text("vxlanTunnelMACAddrV6", A_MAC, report, section::unicast_mac);
 
-    if ipv6.is_some() {
-        report.notice(Notice::Ipv6NotRouted { kind: KIND, path: "spec.bgp.ipv6Address" });
-    }
-    if vxlan_tunnel_addr_v6.is_some() {
-        report.notice(Notice::Ipv6NotRouted { kind: KIND, path: "spec.ipv6VXLANTunnelAddr" });
-    }
     bgp.finish(KIND, report);
     spec.finish(KIND, report);
     Some(Node {

@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde_json::{Map, Value};
 
+use super::Meta;
 use super::section::{self, Report, Section};
-use super::{Meta, Notice};
 use crate::lpm::Prefix;
 
 /// `ipipMode` and `vxlanMode`.
@@ -65,7 +65,7 @@ const KIND: &str = "IPPool";
 
 pub(super) fn read(meta: Meta, object: &Map<String, Value>, report: &mut Report<'_>) -> Option<IpPool> {
     let mut spec = Section::of(object, "spec", "spec", report);
-    let cidr = section::canonical_prefix(&mut spec, "cidr", "10.65.0.0/16", report);
+    let cidr = section::canonical_prefix(&mut spec, "cidr", "10.65.0.0/16, fd00:10:65::/64", report);
     let ipip_mode = spec.text("ipipMode", MODES, report, mode).unwrap_or(Mode::Never);
     let vxlan_mode = spec.text("vxlanMode", MODES, report, mode).unwrap_or(Mode::Never);
     let block_size = spec.integer("blockSize", 0..=128, report);
@@ -82,14 +82,11 @@ pub(super) fn read(meta: Meta, object: &Map<String, Value>, report: &mut Report<
         );
     }
     let cidr = cidr?;
-    if cidr.addr().is_ipv6() {
-        report.notice(Notice::Ipv6NotRouted { kind: KIND, path: "spec.cidr" });
-        if ipip_mode != Mode::Never {
-            report.problem(
-                "spec.ipipMode",
-                format!("{ipip_mode:?} is not possible for IPv6 pool {cidr} (want Never)"),
-            );
-        }
+    if cidr.addr().is_ipv6() && ipip_mode != Mode::Never {
+        report.problem(
+            "spec.ipipMode",
+            format!("{ipip_mode:?} is not possible for IPv6 pool {cidr} (want Never, or vxlanMode)"),
+        );
     }
     if let Some(range) = not_for_workloads(&cidr) {
         report.problem("spec.cidr", format!("{cidr} overlaps {range}, which is no range for workloads"));
@@ -169,11 +166,12 @@ fn checked_block_size(given: Option<u64>, cidr: &Prefix, report: &mut Report<'_>
 /// work either).
 fn not_for_workloads(cidr: &Prefix) -> Option<Prefix> {
     let v4 = |a, b, length| Ipv4Net::new(Ipv4Addr::new(a, b, 0, 0), length).ok().map(Prefix::V4);
-    let v6 =
-        |first, length| Ipv6Net::new(Ipv6Addr::new(first, 0, 0, 0, 0, 0, 0, 0), length).ok().map(Prefix::V6);
+    let v6 = |first, sixth, length| {
+        Ipv6Net::new(Ipv6Addr::new(first, 0, 0, 0, 0, sixth, 0, 0), length).ok().map(Prefix::V6)
+    };
     let special = match cidr.addr() {
-        IpAddr::V4(_) => [v4(169, 254, 16), v4(127, 0, 8), v4(224, 0, 4)],
-        IpAddr::V6(_) => [v6(0xfe80, 10), v6(0xff00, 8), None],
+        IpAddr::V4(_) => [v4(169, 254, 16), v4(127, 0, 8), v4(224, 0, 4), None],
+        IpAddr::V6(_) => [v6(0xfe80, 0, 10), v6(0xff00, 0, 8), v6(0, 0, 96), v6(0, 0xffff, 96)],
     };
     special.into_iter().flatten().find(|range| range.contains(cidr) || cidr.contains(range))
 }

@@ -266,9 +266,10 @@ pub(super) fn usable_v4(address: Ipv4Addr) -> bool {
     !(address.is_unspecified() || address.is_multicast() || address.is_broadcast() || address.is_loopback())
 }
 
-/// As [`usable_v4`].
+/// As [`usable_v4`]. Nor one of a link alone, which no router forwards, nor one that embeds IPv4 in ::/96 or
+/// ::ffff:0:0/96 (RFC 4291 2.5.5 and 2.5.6).
 pub(super) fn usable_v6(address: Ipv6Addr) -> bool {
-    !(address.is_unspecified() || address.is_multicast() || address.is_loopback())
+    !(address.is_multicast() || address.is_unicast_link_local() || address.to_ipv4().is_some())
 }
 
 pub(super) const A_MAC: &str = "a unicast Ethernet address (e.g. 66:f9:37:c3:7e:94)";

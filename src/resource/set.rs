@@ -192,15 +192,20 @@ impl Conflicts {
         }
     }
 
-    /// A VTEP drops frames that carry its own MAC as source, so two nodes of one MAC cannot talk.
+    /// A VTEP drops frames that carry its own MAC as source, so two nodes of one MAC cannot talk. Each family has VTEPs of
+    /// its own.
     fn macs(&mut self, nodes: &[Node]) {
-        let mut owners: BTreeMap<MacAddr, Place<'_>> = BTreeMap::new();
+        let mut owners: BTreeMap<(MacAddr, &str), Place<'_>> = BTreeMap::new();
         for node in nodes {
-            let place = Place { kind: "Node", meta: &node.meta, path: "spec.vxlanTunnelMACAddr" };
-            match owners.entry(node.vtep_mac) {
-                Entry::Vacant(free) => drop(free.insert(place)),
-                Entry::Occupied(first) => {
-                    self.report(place, *first.get(), format!("{} already belongs to", node.vtep_mac));
+            for (mac, path) in
+                [(node.vtep_mac, "spec.vxlanTunnelMACAddr"), (node.vtep_mac_v6, "spec.vxlanTunnelMACAddrV6")]
+            {
+                let place = Place { kind: "Node", meta: &node.meta, path };
+                match owners.entry((mac, path)) {
+                    Entry::Vacant(free) => drop(free.insert(place)),
+                    Entry::Occupied(first) => {
+                        self.report(place, *first.get(), format!("{mac} already belongs to"));
+                    }
                 }
             }
         }

@@ -1,19 +1,22 @@
 //! The calculation: what Felix's `calc/l3_route_resolver.go` makes of nodes, pools, blocks and endpoints.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
-use ipnet::Ipv4Net;
-
+use super::families;
+use super::settings::{felix, settings};
+use super::subnet::address_field;
+use super::way::{Ends, Way, decide};
 use super::{
-    Attach, Encap, EndpointPlan, NodePlan, Peer, PoolPlan, Route, RouteClass, Rule, Settings, Target,
+    Attach, Encap, EndpointPlan, NodePlan, Peer, PoolPlan, Route, RouteClass, Rule, Target, Underlays,
     asymmetries,
 };
 use crate::lpm::Prefix;
 use crate::resource::{
-    Claim, FelixConfiguration, IpPool, Mode, MssClamp, MtuSetting, Node, PoolUse, ResourceError, Resources,
-    Scope, WorkloadEndpoint,
+    Claim, IpPool, Mode, MssClamp, Node, PoolUse, ResourceError, Resources, WorkloadEndpoint,
 };
+use crate::wire::Family;
+use crate::wire::ipv6::MIN_MTU;
 
 /// The resources are valid, but this node cannot run from them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -49,23 +52,39 @@ fn lines(errors: &[ResourceError]) -> String {
 /// Calculates what `node` has to do.
 ///
 /// # Errors
-/// `node` is no Node resource, has no IPv4 address, or one of its endpoints is a TAP and does not
+/// `node` is no Node resource, has no address on the underlay, or one of its endpoints is a TAP and does not
 /// name its network namespace.
 pub fn plan(resources: &Resources, node: &str) -> Result<NodePlan, PlanError> {
+    match felix(resources, node, |felix| felix.ipv6_support) {
+        Some(false) => {
+            let without = families::without_ipv6(resources);
+            let left_out = (without != *resources).then(|| families::LEFT_OUT.to_owned());
+            let missing = "ipv4Address is missing, and ipv6Address does not count as ipv6Support is false";
+            let mut plan = plan_of(&without, node, missing)?;
+            plan.warnings.splice(0..0, left_out);
+            Ok(plan)
+        }
+        Some(true) | None => plan_of(resources, node, "ipv4Address and ipv6Address are missing"),
+    }
+}
+
+/// `missing` says what a node without an underlay lacks.
+fn plan_of(resources: &Resources, node: &str, missing: &str) -> Result<NodePlan, PlanError> {
     let here = resources.nodes.iter().find(|candidate| candidate.meta.name == node).ok_or_else(|| {
         let known = resources.nodes.iter().map(|node| node.meta.name.clone()).collect();
         PlanError::UnknownNode { node: node.to_owned(), known }
     })?;
-    let address = here.ipv4.ok_or_else(|| {
-        let problem = "missing: want this node's underlay address with prefix length (e.g. 10.0.0.5/24)";
-        PlanError::Incomplete(vec![ResourceError::Field {
+    let underlays = Underlays::of_node(here);
+    if underlays.is_empty() {
+        let want = "this node's underlay address with prefix length (e.g. ipv4Address: 10.0.0.5/24), or one of each family";
+        return Err(PlanError::Incomplete(vec![ResourceError::Field {
             origin: here.meta.origin.clone(),
             subject: format!("Node {node}"),
-            path: "spec.bgp.ipv4Address".to_owned(),
-            problem: problem.to_owned(),
-        }])
-    })?;
-    let calculation = Calculation::new(resources, here, address);
+            path: "spec.bgp".to_owned(),
+            problem: format!("{missing}: want {want}"),
+        }]));
+    }
+    let calculation = Calculation::new(resources, here, underlays);
     let endpoints = local_endpoints(resources, node)?;
     Ok(calculation.finish(endpoints))
 }
@@ -75,7 +94,7 @@ pub fn plan(resources: &Resources, node: &str) -> Result<NodePlan, PlanError> {
 enum Place {
     Here,
     Peer(usize),
-    /// A Node without an IPv4 address.
+    /// A Node without an address on the underlay.
     Unreachable,
 }
 
@@ -83,13 +102,15 @@ enum Place {
 struct Calculation<'r> {
     resources: &'r Resources,
     here: &'r Node,
-    address: Ipv4Net,
+    underlays: Underlays,
     places: HashMap<&'r str, Place>,
     peers: Vec<Peer>,
     pools: Vec<PoolPlan>,
     blocks: Blocks,
     /// Blocks and endpoints that get no route, counted by the node that they name.
     lost: BTreeMap<&'r str, Lost>,
+    /// Prefixes of peers that get no route, by what it would take.
+    cut_off: BTreeMap<Lack, Vec<Prefix>>,
     warnings: Vec<String>,
 }
 
@@ -99,31 +120,42 @@ struct Lost {
     endpoints: usize,
 }
 
+/// Why there is no way to a peer: the encapsulation and the packets' family.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Lack {
+    encap: Encap,
+    family: Family,
+    /// Who it is that has no address of the family; `None`: this node.
+    peer: Option<usize>,
+}
+
 impl<'r> Calculation<'r> {
-    fn new(resources: &'r Resources, here: &'r Node, address: Ipv4Net) -> Self {
+    fn new(resources: &'r Resources, here: &'r Node, underlays: Underlays) -> Self {
         let mut places = HashMap::new();
         let mut peers = Vec::new();
         for node in &resources.nodes {
-            let place = match node.ipv4 {
+            let peer = peer(node);
+            let place = match peer.underlays.is_empty() {
                 _ if node.meta.name == here.meta.name => Place::Here,
-                None => Place::Unreachable,
-                Some(address) => {
-                    peers.push(peer(node, address));
+                true => Place::Unreachable,
+                false => {
+                    peers.push(peer);
                     Place::Peer(peers.len() - 1)
                 }
             };
             places.insert(node.meta.name.as_str(), place);
         }
-        let pools = resources.pools.iter().filter(|pool| pool.cidr.addr().is_ipv4()).map(pool_plan).collect();
+        let pools = resources.pools.iter().map(pool_plan).collect();
         let mut calculation = Calculation {
             resources,
             here,
-            address,
+            underlays,
             places,
             peers,
             pools,
             blocks: Blocks::default(),
             lost: BTreeMap::new(),
+            cut_off: BTreeMap::new(),
             warnings: Vec::new(),
         };
         calculation.blocks = calculation.routed_blocks();
@@ -135,11 +167,9 @@ impl<'r> Calculation<'r> {
         self.warn();
         NodePlan {
             node: self.here.meta.name.clone(),
-            address: self.address.addr().into(),
-            subnet: Prefix::V4(self.address.trunc()),
+            underlays: self.underlays,
             ipip_tunnel_addr: self.here.ipip_tunnel_addr.map(IpAddr::V4),
-            vxlan_tunnel_addr: self.here.vxlan_tunnel_addr.map(IpAddr::V4),
-            vtep_mac: self.here.vtep_mac,
+            vxlan_tunnel_addrs: vxlan_tunnel_addrs(self.here),
             peers: self.peers,
             endpoints,
             pools: self.pools,
@@ -149,7 +179,7 @@ impl<'r> Calculation<'r> {
         }
     }
 
-    /// Confirmed IPv4 blocks of known nodes, each prefix once.
+    /// Confirmed blocks of known nodes, each prefix once.
     fn routed_blocks(&mut self) -> Blocks {
         let mut routed: Vec<Block> = Vec::new();
         let load_balancers: Vec<Prefix> = self
@@ -160,9 +190,9 @@ impl<'r> Calculation<'r> {
             .map(|pool| pool.cidr)
             .collect();
         for block in self.resources.blocks.iter().filter(|block| block.claim == Claim::Confirmed) {
-            let Prefix::V4(prefix) = block.cidr else { continue };
+            let prefix = block.cidr;
             let twice = routed.last().is_some_and(|last| last.prefix == prefix);
-            if twice || covering(&load_balancers, |pool| *pool, &block.cidr).is_some() {
+            if twice || covering(&load_balancers, |pool| *pool, &prefix).is_some() {
                 continue;
             }
             match self.places.get(block.node.as_str()) {
@@ -200,14 +230,12 @@ impl<'r> Calculation<'r> {
     }
 
     fn own_addresses(&self, routes: &mut Vec<Route>) {
-        let own = [
-            (Some(self.address.addr()), Rule::NodeAddress),
-            (self.here.vxlan_tunnel_addr, Rule::VxlanTunnelAddress),
-            (self.here.ipip_tunnel_addr, Rule::IpipTunnelAddress),
-        ];
-        for (address, rule) in own {
-            let Some(address) = address else { continue };
-            routes.push(self.route(IpAddr::V4(address).into(), RouteClass::LocalHost, Target::Host, rule));
+        let own = self.underlays.addresses().map(|address| (address, Rule::NodeAddress));
+        let vxlan = vxlan_tunnel_addrs(self.here).into_iter();
+        let vxlan = vxlan.map(|address| (address, Rule::VxlanTunnelAddress));
+        let ipip = self.here.ipip_tunnel_addr.map(|address| (address.into(), Rule::IpipTunnelAddress));
+        for (address, rule) in own.chain(vxlan).chain(ipip) {
+            routes.push(self.route(address.into(), RouteClass::LocalHost, Target::Host, rule));
         }
     }
 
@@ -223,34 +251,34 @@ impl<'r> Calculation<'r> {
                 }
             };
             for address in endpoint.addresses.iter().copied() {
-                let IpAddr::V4(v4) = address else { continue };
-                let block = self.blocks.longest(v4);
+                let block = self.blocks.longest(address);
                 if block.is_some_and(|block| block.holder == Holder::Peer(peer)) {
                     continue;
                 }
-                let rule = Rule::Borrowed { from: block.map(|block| Prefix::V4(block.prefix)) };
-                routes.push(self.remote(address.into(), peer, None, rule));
+                let rule = Rule::Borrowed { from: block.map(|block| block.prefix) };
+                routes.extend(self.remote(address.into(), peer, None, rule));
             }
         }
     }
 
-    fn tunnel_addresses(&self, routes: &mut Vec<Route>) {
-        for (index, peer) in self.peers.iter().enumerate() {
-            let tunnels = [
-                (peer.vxlan_tunnel_addr, Encap::Vxlan, Rule::VxlanTunnelAddress),
-                (peer.ipip_tunnel_addr, Encap::Ipip, Rule::IpipTunnelAddress),
-            ];
-            for (address, encap, rule) in tunnels {
-                let Some(address) = address else { continue };
-                routes.push(self.remote(address.into(), index, Some(encap), rule));
+    fn tunnel_addresses(&mut self, routes: &mut Vec<Route>) {
+        for index in 0..self.peers.len() {
+            let peer = &self.peers[index];
+            let vxlan = peer.vxlan_tunnel_addrs.iter().copied();
+            let vxlan = vxlan.map(|address| (address, Encap::Vxlan, Rule::VxlanTunnelAddress));
+            let ipip = peer.ipip_tunnel_addr.map(|address| (address, Encap::Ipip, Rule::IpipTunnelAddress));
+            for (address, encap, rule) in vxlan.chain(ipip).collect::<Vec<_>>() {
+                routes.extend(self.remote(address.into(), index, Some(encap), rule));
             }
         }
     }
 
-    fn remote_blocks(&self, routes: &mut Vec<Route>) {
-        for block in &self.blocks.sorted {
-            let Holder::Peer(peer) = block.holder else { continue };
-            routes.push(self.remote(Prefix::V4(block.prefix), peer, None, Rule::Block));
+    fn remote_blocks(&mut self, routes: &mut Vec<Route>) {
+        for index in 0..self.blocks.sorted.len() {
+            let Block { prefix, holder: Holder::Peer(peer), .. } = self.blocks.sorted[index] else {
+                continue;
+            };
+            routes.extend(self.remote(prefix, peer, None, Rule::Block));
         }
     }
 
@@ -259,18 +287,26 @@ impl<'r> Calculation<'r> {
             // A block of one address is all endpoint: nothing of it can be free.
             if block.holder == Holder::Here && block.prefix.prefix_len() < block.prefix.max_prefix_len() {
                 let (class, target) = (RouteClass::Blackhole, Target::Blackhole);
-                routes.push(self.route(Prefix::V4(block.prefix), class, target, Rule::Block));
+                routes.push(self.route(block.prefix, class, target, Rule::Block));
             }
         }
     }
 
-    /// A route to a peer: the pool decides, unless the prefix is a tunnel address, which has the
+    /// A route to a peer, if there is a way: the pool decides, unless the prefix is a tunnel address, which has the
     /// encapsulation of `own`.
-    fn remote(&self, prefix: Prefix, peer: usize, own: Option<Encap>, rule: Rule) -> Route {
-        let pool = self.pool(&prefix);
-        let address = self.peers.get(peer).map(|peer| peer.address);
-        let (class, encap) = decide(own, pool, &Prefix::V4(self.address.trunc()), address);
-        self.route(prefix, class, Target::Peer { peer, encap }, rule)
+    fn remote(&mut self, prefix: Prefix, peer: usize, own: Option<Encap>, rule: Rule) -> Option<Route> {
+        let family = Family::of(prefix.addr());
+        let ends = Ends { from: &self.underlays, to: &self.peers.get(peer)?.underlays };
+        match decide(own, self.pool(&prefix), ends, family) {
+            Ok(Way { class, encap, underlay }) => {
+                Some(self.route(prefix, class, Target::Peer { peer, encap, underlay }, rule))
+            }
+            Err(encap) => {
+                let lacking = self.underlays.of(family).is_some().then_some(peer);
+                self.cut_off.entry(Lack { encap, family, peer: lacking }).or_default().push(prefix);
+                None
+            }
+        }
     }
 
     fn route(&self, prefix: Prefix, class: RouteClass, target: Target, rule: Rule) -> Route {
@@ -284,18 +320,20 @@ impl<'r> Calculation<'r> {
     fn warn(&mut self) {
         for (name, lost) in &self.lost {
             let why = match self.places.contains_key(name) {
-                true => "has no spec.bgp.ipv4Address",
+                true => "has neither spec.bgp.ipv4Address nor spec.bgp.ipv6Address",
                 false => "is no Node resource",
             };
             let lost = format!("{} and {}", count(lost.blocks, "block"), count(lost.endpoints, "endpoint"));
             self.warnings.push(format!("{name} {why}: no route to its {lost}"));
         }
-        let nodes = self.peers.iter().map(|peer| (peer.name.as_str(), peer.address));
-        let here = (self.here.meta.name.as_str(), self.address.addr().into());
-        for (name, address) in nodes.chain([here]) {
-            if let Some(pool) = covering(&self.pools, |pool| pool.cidr, &address.into()) {
-                let warning = format!("the address {address} of {name} lies in pool {}", pool.cidr);
-                self.warnings.push(warning);
+        self.warn_of_cut_off();
+        let nodes = self.peers.iter().map(|peer| (&peer.name, &peer.underlays));
+        for (name, underlays) in nodes.chain([(&self.here.meta.name, &self.underlays)]) {
+            for address in underlays.addresses() {
+                if let Some(pool) = covering(&self.pools, |pool| pool.cidr, &address.into()) {
+                    let warning = format!("the address {address} of {name} lies in pool {}", pool.cidr);
+                    self.warnings.push(warning);
+                }
             }
         }
         let here = &self.here.meta.name;
@@ -303,16 +341,16 @@ impl<'r> Calculation<'r> {
         for endpoint in &self.resources.endpoints {
             let ours = endpoint.node == self.here.meta.name;
             let name = &endpoint.meta.name;
-            if ours && !endpoint.addresses.iter().any(IpAddr::is_ipv4) {
-                self.warnings.push(format!("endpoint {name} has no IPv4 address: it is not served"));
+            if ours && endpoint.addresses.is_empty() {
+                self.warnings.push(format!("endpoint {name} has no address: it is not served"));
             }
             if ours && !may_spoof && !endpoint.spoofed_sources.is_empty() {
                 let warning = "allowSpoofedSourcePrefixes has no effect unless FelixConfiguration's workloadSourceSpoofing is Any";
                 self.warnings.push(format!("endpoint {name}: {warning}"));
             }
         }
+        self.warn_of_small_mtus();
         // One wrong mask is at odds with every peer; the first few pairs tell it.
-        const SHOWN: usize = 10;
         let asymmetries = asymmetries(self.resources, Some(&self.here.meta.name));
         self.warnings.extend(asymmetries.iter().take(SHOWN).map(ToString::to_string));
         if asymmetries.len() > SHOWN {
@@ -321,28 +359,61 @@ impl<'r> Calculation<'r> {
             self.warnings.push(format!("CrossSubnet is asymmetric between {name} and {more} more nodes"));
         }
     }
-}
 
-/// How a node whose underlay subnet is `here` sends to one at `there`: by what `pool` says of the destination, or by the
-/// encapsulation of its `own` that a tunnel address has.
-pub(super) fn decide(
-    own: Option<Encap>,
-    pool: Option<&PoolPlan>,
-    here: &Prefix,
-    there: Option<IpAddr>,
-) -> (RouteClass, Encap) {
-    let encap = own.or(pool.map(|pool| pool.encap)).unwrap_or(Encap::Direct);
-    let cross_subnet = pool.is_some_and(|pool| pool.cross_subnet && pool.encap == encap);
-    // Felix: `poolIsCrossSubnet && localNode.V4CIDR.Contains(remoteNode.V4Addr)`, the local mask only.
-    let near = cross_subnet && there.is_some_and(|there| here.contains(&there));
-    match (encap, near) {
-        (Encap::Vxlan, true) => (RouteClass::VxlanSameSubnet, Encap::Direct),
-        (Encap::Vxlan, false) => (RouteClass::VxlanTunnel, Encap::Vxlan),
-        (Encap::Ipip, true) => (RouteClass::IpipSameSubnet, Encap::Direct),
-        (Encap::Ipip, false) => (RouteClass::IpipTunnel, Encap::Ipip),
-        (Encap::Direct, _) => (RouteClass::NoEncap, Encap::Direct),
+    /// Linux takes its IPv6 addresses from an interface below [`MIN_MTU`].
+    fn warn_of_small_mtus(&mut self) {
+        let here = &self.here.meta.name;
+        let mut own = self.resources.endpoints.iter().filter(|endpoint| endpoint.node == *here);
+        if !own.any(|endpoint| endpoint.addresses.iter().any(IpAddr::is_ipv6)) {
+            return;
+        }
+        let settings = settings(self.resources, here);
+        for (name, bytes) in
+            [("mtu", settings.mtu), ("vxlanMTU", settings.vxlan_mtu), ("ipipMTU", settings.ipip_mtu)]
+        {
+            if let Some(bytes) = bytes.filter(|bytes| *bytes < MIN_MTU) {
+                self.warnings.push(format!(
+                    "FelixConfiguration's {name} of {bytes} is below the {MIN_MTU} bytes that IPv6 needs (RFC 8200 \
+                     section 5): endpoints of {here} cannot use their IPv6 addresses"
+                ));
+            }
+        }
+    }
+
+    fn warn_of_cut_off(&mut self) {
+        let here = &self.here.meta.name;
+        for (lack, prefixes) in self.cut_off.iter().take(SHOWN) {
+            let peer = lack.peer.and_then(|peer| self.peers.get(peer)).map(|peer| &peer.name);
+            let (who, whose) = (peer.unwrap_or(here), if peer.is_some() { "its" } else { "other nodes'" });
+            let field = address_field(lack.family);
+            let what = match prefixes.as_slice() {
+                [one] => one.to_string(),
+                [first, rest @ ..] => format!("{first} and {} more", rest.len()),
+                [] => continue,
+            };
+            self.warnings.push(match lack.encap {
+                Encap::Vxlan => format!(
+                    "{who} has no {field}, and there is no other family in common: no route by vxlan to {whose} {what}; \
+                     give both nodes an address of the same family"
+                ),
+                Encap::Ipip => format!(
+                    "{who} has no {field}: no route by ipip to {whose} {what}; give it one, or use vxlanMode in the IPPool"
+                ),
+                Encap::Direct => format!(
+                    "{who} has no {field}: no route without encapsulation to {whose} {what}; give it one, or use \
+                     vxlanMode in an IPPool"
+                ),
+            });
+        }
+        if self.cut_off.len() > SHOWN {
+            let more = self.cut_off.len() - SHOWN;
+            self.warnings.push(format!("{more} more nodes have no address of a family that {here} needs"));
+        }
     }
 }
+
+/// Warnings of one kind that are written out; of others only the number.
+const SHOWN: usize = 10;
 
 fn count(n: usize, what: &str) -> String {
     format!("{n} {what}{}", if n == 1 { "" } else { "s" })
@@ -356,7 +427,7 @@ enum Holder {
 }
 
 struct Block {
-    prefix: Ipv4Net,
+    prefix: Prefix,
     holder: Holder,
     /// Index of the smallest block around it.
     around: Option<usize>,
@@ -382,9 +453,9 @@ impl Blocks {
     }
 
     /// The longest block that holds `address`.
-    fn longest(&self, address: Ipv4Addr) -> Option<&Block> {
+    fn longest(&self, address: IpAddr) -> Option<&Block> {
         // The last block that begins at or before the address lies, by its order, inside the one
-        // looked for; at most 32 steps outwards find it.
+        // looked for; at most 128 steps outwards find it.
         let after = self.sorted.partition_point(|block| block.prefix.network() <= address);
         let mut candidate = after.checked_sub(1);
         while let Some(block) = candidate.and_then(|index| self.sorted.get(index)) {
@@ -403,15 +474,18 @@ fn covering<'a, T>(sorted: &'a [T], cidr: impl Fn(&T) -> Prefix, prefix: &Prefix
     sorted.get(after.checked_sub(1)?).filter(|element| cidr(element).contains(prefix))
 }
 
-fn peer(node: &Node, address: Ipv4Net) -> Peer {
+fn peer(node: &Node) -> Peer {
     Peer {
         name: node.meta.name.clone(),
-        address: address.addr().into(),
-        subnet: Prefix::V4(address.trunc()),
+        underlays: Underlays::of_node(node),
         ipip_tunnel_addr: node.ipip_tunnel_addr.map(IpAddr::V4),
-        vxlan_tunnel_addr: node.vxlan_tunnel_addr.map(IpAddr::V4),
-        vtep_mac: node.vtep_mac,
+        vxlan_tunnel_addrs: vxlan_tunnel_addrs(node),
     }
+}
+
+fn vxlan_tunnel_addrs(node: &Node) -> Vec<IpAddr> {
+    let (v4, v6) = (node.vxlan_tunnel_addr.map(IpAddr::V4), node.vxlan_tunnel_addr_v6.map(IpAddr::V6));
+    v4.into_iter().chain(v6).collect()
 }
 
 /// Felix's `poolTypeForPool`: VXLAN, else IPIP, else none.
@@ -436,8 +510,7 @@ fn local_endpoints(resources: &Resources, node: &str) -> Result<Vec<EndpointPlan
     let mut plans = Vec::new();
     let may_spoof = felix(resources, node, |felix| felix.allow_spoofed_sources).unwrap_or(false);
     for endpoint in resources.endpoints.iter().filter(|endpoint| endpoint.node == node) {
-        let addresses: Vec<IpAddr> = endpoint.addresses.iter().copied().filter(IpAddr::is_ipv4).collect();
-        if addresses.is_empty() {
+        if endpoint.addresses.is_empty() {
             continue;
         }
         if endpoint.attach == Attach::Tap && endpoint.netns.is_none() {
@@ -451,60 +524,25 @@ fn local_endpoints(resources: &Resources, node: &str) -> Result<Vec<EndpointPlan
                 ),
             });
         }
-        plans.push(endpoint_plan(endpoint, addresses, may_spoof));
+        plans.push(endpoint_plan(endpoint, may_spoof));
     }
     if errors.is_empty() { Ok(plans) } else { Err(PlanError::Incomplete(errors)) }
 }
 
-fn endpoint_plan(endpoint: &WorkloadEndpoint, addresses: Vec<IpAddr>, may_spoof: bool) -> EndpointPlan {
+fn endpoint_plan(endpoint: &WorkloadEndpoint, may_spoof: bool) -> EndpointPlan {
     let interface = match (endpoint.attach, &endpoint.interface_name) {
         (Attach::Veth, Some(host_end)) => host_end.clone(),
         _ => endpoint.endpoint.clone(),
     };
-    let spoofed = endpoint.spoofed_sources.iter().filter(|_| may_spoof);
-    let spoofed = spoofed.filter_map(|prefix| match prefix {
-        Prefix::V4(prefix) => Some(*prefix),
-        Prefix::V6(_) => None,
-    });
     EndpointPlan {
         name: endpoint.meta.name.clone(),
         workload: endpoint.workload.clone(),
         attach: endpoint.attach,
         interface,
         netns: endpoint.netns.clone(),
-        addresses,
-        spoofed_sources: spoofed.collect(),
+        addresses: endpoint.addresses.clone(),
+        spoofed_sources: if may_spoof { endpoint.spoofed_sources.clone() } else { Vec::new() },
         mac: endpoint.mac,
         queues: endpoint.queues,
-    }
-}
-
-/// What Felix is told: by its environment, the node's own configuration, `default`, field by field.
-fn felix<T>(
-    resources: &Resources,
-    node: &str,
-    field: impl Fn(&FelixConfiguration) -> Option<T>,
-) -> Option<T> {
-    let of = |scope: Scope| resources.felix.iter().find(|felix| felix.scope == scope);
-    let layers = [of(Scope::Environment), of(Scope::Node(node.to_owned())), of(Scope::Everywhere)];
-    layers.into_iter().flatten().find_map(field)
-}
-
-fn settings(resources: &Resources, node: &str) -> Settings {
-    let bytes = |setting: Option<MtuSetting>| match setting {
-        Some(MtuSetting::Bytes(bytes)) => Some(bytes),
-        Some(MtuSetting::Auto) | None => None,
-    };
-    let allowed =
-        |field: fn(&FelixConfiguration) -> Option<bool>| felix(resources, node, field).unwrap_or(false);
-    Settings {
-        vxlan_port: felix(resources, node, |felix| felix.vxlan_port).unwrap_or(4789),
-        vxlan_vni: felix(resources, node, |felix| felix.vxlan_vni).unwrap_or(4096),
-        vxlan_mtu: bytes(felix(resources, node, |felix| felix.vxlan_mtu)),
-        ipip_mtu: bytes(felix(resources, node, |felix| felix.ipip_mtu)),
-        mtu: bytes(felix(resources, node, |felix| felix.mtu)),
-        allow_ipip_from_workloads: allowed(|felix| felix.allow_ipip_from_workloads),
-        allow_vxlan_from_workloads: allowed(|felix| felix.allow_vxlan_from_workloads),
-        mtu_iface_pattern: felix(resources, node, |felix| felix.mtu_iface_pattern.clone()),
     }
 }

@@ -2,8 +2,10 @@
 
 use std::net::IpAddr;
 
-use super::{Encap, NodePlan, PoolPlan, Route, RouteClass, Rule, Target};
+use super::way::{self, Ends, Way};
+use super::{Encap, NodePlan, PoolPlan, Route, Rule, Target};
 use crate::lpm::Prefix;
+use crate::wire::Family;
 
 impl NodePlan {
     /// The rule that made `route`, a route of this plan, with the values it looked at: "block
@@ -19,7 +21,9 @@ impl NodePlan {
             Target::Blackhole => {
                 format!("block {} of this node: what no endpoint holds is dropped", route.prefix)
             }
-            Target::Peer { peer, encap } => self.explain_remote(route, peer, encap),
+            Target::Peer { peer, encap, underlay } => {
+                self.explain_remote(route, peer, Way { class: route.class, encap, underlay })
+            }
         }
     }
 
@@ -33,7 +37,7 @@ impl NodePlan {
         })
     }
 
-    fn explain_remote(&self, route: &Route, peer: usize, encap: Encap) -> String {
+    fn explain_remote(&self, route: &Route, peer: usize, way: Way) -> String {
         let Some(peer) = self.peers.get(peer) else { return "route of another plan".to_owned() };
         let prefix = route.prefix;
         let what = match route.rule {
@@ -50,27 +54,15 @@ impl NodePlan {
             }
         };
         let pool = route.pool.and_then(|cidr| self.pool(cidr)).filter(|pool| decided(route, pool));
-        let Some(pool) = pool else {
-            return match route.rule {
-                Rule::IpipTunnelAddress | Rule::VxlanTunnelAddress => format!("{what}: {}", words(encap)),
-                _ => format!("{what}; no pool covers it: {}", words(encap)),
-            };
-        };
-        let mode = pool.mode();
-        if !pool.cross_subnet {
-            return format!("{what}; pool {} says {mode}: {}", pool.cidr, words(encap));
+        let how = way::words(Ok(way), Family::of(prefix.addr()));
+        match (pool, route.rule) {
+            (Some(pool), _) => {
+                let ends = Ends { from: &self.underlays, to: &peer.underlays };
+                format!("{what}; {}", way::because(pool, ends, "this node's", Ok(way)))
+            }
+            (None, Rule::IpipTunnelAddress | Rule::VxlanTunnelAddress) => format!("{what}: {how}"),
+            (None, _) => format!("{what}; no pool covers it: {how}"),
         }
-        let side = match route.class {
-            RouteClass::VxlanSameSubnet | RouteClass::IpipSameSubnet => "inside",
-            _ => "outside",
-        };
-        format!(
-            "{what}; pool {} says {mode}; {} is {side} this node's {}: {}",
-            pool.cidr,
-            peer.address,
-            self.subnet,
-            words(encap)
-        )
     }
 
     /// The pool of this prefix.
@@ -107,13 +99,5 @@ impl PoolPlan {
             (Encap::Vxlan, true) => "vxlan CrossSubnet",
             (Encap::Direct, _) => "ipip Never and vxlan Never",
         }
-    }
-}
-
-pub(super) fn words(encap: Encap) -> &'static str {
-    match encap {
-        Encap::Ipip => "ipip",
-        Encap::Vxlan => "vxlan",
-        Encap::Direct => "no encapsulation",
     }
 }

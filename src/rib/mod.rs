@@ -4,23 +4,27 @@
 //! endpoints, and the best route of each prefix with the rule that made it; [`NodePlan::explain`]
 //! puts that rule into words.
 //!
-//! The types hold either family; what is planned is IPv4. IPv6 pools, blocks and addresses are left
-//! out ([`crate::resource::Notice::Ipv6NotRouted`] says so).
+//! Everything is planned for both families, and by the same code: a prefix or an address knows which it is of.
 
 mod back;
 mod calculate;
 mod explain;
+mod families;
+mod settings;
 mod subnet;
+mod underlay;
+mod way;
 
 use std::net::IpAddr;
 
 use crate::lpm::Prefix;
-use crate::wire::MacAddr;
+use crate::wire::{Family, MacAddr};
 
 pub use crate::resource::Attach;
 pub use back::Back;
 pub use calculate::{PlanError, plan};
 pub use subnet::{Asymmetry, asymmetries};
+pub use underlay::{Underlay, Underlays};
 
 /// How packets towards a peer travel on the underlay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -67,6 +71,8 @@ pub enum Target {
         peer: usize,
         /// How packets travel there.
         encap: Encap,
+        /// By which of the underlay's families. Only in VXLAN may it be another one than the route's own.
+        underlay: Family,
     },
     /// This node's own kernel, through the host interface.
     Host,
@@ -114,16 +120,13 @@ pub enum Rule {
 pub struct Peer {
     /// Name of the Node resource.
     pub name: String,
-    /// Its underlay address (`spec.bgp.ipv4Address` without the length).
-    pub address: IpAddr,
-    /// Its underlay subnet as `spec.bgp.ipv4Address` gives it: what it compares with under CrossSubnet.
-    pub subnet: Prefix,
+    /// Where it is on the underlay: in one family or both.
+    pub underlays: Underlays,
     /// `spec.bgp.ipv4IPIPTunnelAddr`.
     pub ipip_tunnel_addr: Option<IpAddr>,
-    /// `spec.ipv4VXLANTunnelAddr`.
-    pub vxlan_tunnel_addr: Option<IpAddr>,
-    /// Inner destination MAC of VXLAN packets to it.
-    pub vtep_mac: MacAddr,
+    /// `spec.ipv4VXLANTunnelAddr` and `spec.ipv6VXLANTunnelAddr`, as far as given: the overlay's addresses, whatever the
+    /// underlay's families are.
+    pub vxlan_tunnel_addrs: Vec<IpAddr>,
 }
 
 /// One WorkloadEndpoint of this node.
@@ -145,7 +148,7 @@ pub struct EndpointPlan {
     pub addresses: Vec<IpAddr>,
     /// `allowSpoofedSourcePrefixes`: sources that it may send from beside its addresses; none unless
     /// `workloadSourceSpoofing` is `Any`.
-    pub spoofed_sources: Vec<ipnet::Ipv4Net>,
+    pub spoofed_sources: Vec<Prefix>,
     /// `spec.mac`; learned when absent.
     pub mac: Option<MacAddr>,
     /// Queues of the TAP, 1 unless `margay.dev/queues` says more.
@@ -176,8 +179,10 @@ pub struct Settings {
     pub vxlan_port: u16,
     /// VNI, 4096.
     pub vxlan_vni: u32,
-    /// `vxlanMTU`: bytes, at most; what fits into the underlay's packets counts where it is less.
+    /// `vxlanMTU`, of VXLAN over IPv4: bytes, at most; what fits into the underlay's packets counts where it is less.
     pub vxlan_mtu: Option<u16>,
+    /// `vxlanMTUV6`, of VXLAN over IPv6: bytes, as `vxlanMTU`.
+    pub vxlan_mtu_v6: Option<u16>,
     /// `ipipMTU`: bytes, as `vxlanMTU`.
     pub ipip_mtu: Option<u16>,
     /// `mtu`: bytes, of every endpoint; `None` = the smallest over the peers.
@@ -195,21 +200,18 @@ pub struct Settings {
 pub struct NodePlan {
     /// Name of the Node resource.
     pub node: String,
-    /// Its underlay address.
-    pub address: IpAddr,
-    /// Its underlay subnet as `spec.bgp.ipv4Address` gives it: what CrossSubnet compares with.
-    pub subnet: Prefix,
+    /// Where it is on the underlay: in one family or both.
+    pub underlays: Underlays,
     /// `spec.bgp.ipv4IPIPTunnelAddr`.
     pub ipip_tunnel_addr: Option<IpAddr>,
-    /// `spec.ipv4VXLANTunnelAddr`.
-    pub vxlan_tunnel_addr: Option<IpAddr>,
-    /// Own VTEP MAC: `spec.vxlanTunnelMACAddr`, or `66:` and five octets of sha1 of the name.
-    pub vtep_mac: MacAddr,
+    /// `spec.ipv4VXLANTunnelAddr` and `spec.ipv6VXLANTunnelAddr`, as far as given: the overlay's addresses, whatever the
+    /// underlay's families are.
+    pub vxlan_tunnel_addrs: Vec<IpAddr>,
     /// Every other Node that has an underlay address, by name.
     pub peers: Vec<Peer>,
     /// This node's WorkloadEndpoints, by name.
     pub endpoints: Vec<EndpointPlan>,
-    /// All IPv4 pools, by cidr; no two overlap.
+    /// All pools, by cidr; no two overlap.
     pub pools: Vec<PoolPlan>,
     /// Best routes, one a prefix, by prefix.
     pub routes: Vec<Route>,
@@ -217,4 +219,11 @@ pub struct NodePlan {
     pub settings: Settings,
     /// For people: what works but is probably not meant (asymmetric CrossSubnet, unknown nodes, …).
     pub warnings: Vec<String>,
+}
+
+impl NodePlan {
+    /// The node's own addresses in the overlay: VXLAN's, IPv4 first, then IPIP's.
+    pub fn tunnel_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.vxlan_tunnel_addrs.iter().copied().chain(self.ipip_tunnel_addr)
+    }
 }

@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use ipnet::Ipv4Net;
-
-use crate::resource::{IpPool, Mode, Node, Resources};
+use crate::lpm::Prefix;
+use crate::resource::{Mode, Node, Resources};
+use crate::wire::Family;
 
 /// Two nodes that decide differently about each other under CrossSubnet: packets go one way
 /// encapsulated and come back plain. Both forms are accepted everywhere, so traffic flows, but path
@@ -14,11 +14,11 @@ pub struct Asymmetry {
     /// The node that sees the other inside its subnet and sends plain packets.
     pub plain: String,
     /// Its address and mask.
-    pub plain_address: Ipv4Net,
+    pub plain_address: Prefix,
     /// The node that sees the other outside its subnet and encapsulates.
     pub encapsulating: String,
     /// Its address and mask.
-    pub encapsulating_address: Ipv4Net,
+    pub encapsulating_address: Prefix,
 }
 
 impl fmt::Display for Asymmetry {
@@ -28,21 +28,35 @@ impl fmt::Display for Asymmetry {
             f,
             "CrossSubnet is asymmetric between {plain} and {encapsulating}: {plain} ({plain_address}) sees {} \
              inside its subnet and does not encapsulate, {encapsulating} ({encapsulating_address}) sees {} \
-             outside its subnet and encapsulates; give both the same prefix length in spec.bgp.ipv4Address",
+             outside its subnet and encapsulates; give both the same prefix length in {}",
             encapsulating_address.addr(),
             plain_address.addr(),
+            address_field(Family::of(plain_address.addr())),
         )
     }
 }
 
-/// The asymmetric pairs, each once, by name: those of `node`, or of all nodes. None without a
+/// Where a Node says its address of a family.
+pub(super) fn address_field(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "spec.bgp.ipv4Address",
+        Family::V6 => "spec.bgp.ipv6Address",
+    }
+}
+
+/// The asymmetric pairs, once for each family, by name: those of `node`, or of all nodes. None in a family without a
 /// CrossSubnet pool.
 pub fn asymmetries(resources: &Resources, node: Option<&str>) -> Vec<Asymmetry> {
-    if !resources.pools.iter().any(is_cross_subnet) {
+    Family::ALL.into_iter().flat_map(|family| asymmetries_of(family, resources, node)).collect()
+}
+
+fn asymmetries_of(family: Family, resources: &Resources, node: Option<&str>) -> Vec<Asymmetry> {
+    let mut pools = resources.pools.iter().filter(|pool| Family::of(pool.cidr.addr()) == family);
+    if !pools.any(|pool| [pool.ipip_mode, pool.vxlan_mode].contains(&Mode::CrossSubnet)) {
         return Vec::new();
     }
-    let nodes: Vec<(&Node, Ipv4Net)> =
-        resources.nodes.iter().filter_map(|node| Some((node, node.ipv4?))).collect();
+    let nodes: Vec<(&Node, Prefix)> =
+        resources.nodes.iter().filter_map(|node| Some((node, node.network(family)?))).collect();
     let mut found = Vec::new();
     for (index, a) in nodes.iter().enumerate() {
         for b in &nodes[index + 1..] {
@@ -54,7 +68,7 @@ pub fn asymmetries(resources: &Resources, node: Option<&str>) -> Vec<Asymmetry> 
     found
 }
 
-fn between(a: (&Node, Ipv4Net), b: (&Node, Ipv4Net)) -> Option<Asymmetry> {
+fn between(a: (&Node, Prefix), b: (&Node, Prefix)) -> Option<Asymmetry> {
     let (plain, encapsulating) = match (a.1.contains(&b.1.addr()), b.1.contains(&a.1.addr())) {
         (true, false) => (a, b),
         (false, true) => (b, a),
@@ -66,8 +80,4 @@ fn between(a: (&Node, Ipv4Net), b: (&Node, Ipv4Net)) -> Option<Asymmetry> {
         encapsulating: encapsulating.0.meta.name.clone(),
         encapsulating_address: encapsulating.1,
     })
-}
-
-fn is_cross_subnet(pool: &IpPool) -> bool {
-    pool.cidr.addr().is_ipv4() && [pool.ipip_mode, pool.vxlan_mode].contains(&Mode::CrossSubnet)
 }

@@ -11,35 +11,33 @@ mod parked;
 pub mod probe;
 pub mod tunnel_error;
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::buf::{Frame, Offload, Pool, Segmentation, Segments};
 use crate::dataplane::engine::mtu;
 use crate::dataplane::paths::Change;
-use crate::dataplane::{Origin, Paths, Tables};
+use crate::dataplane::{Origin, Paths, Tables, packet};
 use crate::fib::{Action, EndpointId, Fib, TunnelId};
 use crate::io::offload;
 use crate::verdict::{DropReason, IcmpError, PuntReason};
-use crate::wire::ipv4::{self, Ipv4};
+use crate::wire::Family;
+use crate::wire::ip::{self, Address as _, View};
 use crate::wire::transport::Transport;
 
-use icmp::Error;
+use icmp::{Control, Error};
 use limit::Limiter;
 use parked::Parked;
 use probe::{Prober, Work};
 use tunnel_error::{News, Relay};
-
-/// The IPv4 dummy address (RFC 7600 3).
-const DUMMY_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
 
 /// What the slow path made of a punted frame.
 #[derive(Debug)]
 pub enum Made {
     /// A packet to route: an ICMP error or answer, or a fragment; and whose frame it was made of.
     Packet(Origin, Frame),
-    /// An Ethernet frame for an endpoint: an ARP request.
+    /// An Ethernet frame for an endpoint: an ARP request or a neighbour solicitation.
     Question(EndpointId, Frame),
     /// A packet for this tunnel of the FIB in hand, whatever the tunnel's MTU.
     Probe(TunnelId, Frame),
@@ -117,7 +115,7 @@ impl SlowPath {
         let SlowPath { limiter, parked, .. } = self;
         parked.tick(tables, now, pool, made, |origin, packet| {
             // RFC 1812 5.2.7.1, 3.3.2: on a link of our own it is the host that cannot be reached.
-            limiter.error(tables.fib, now, origin, Error::HostUnreachable, &Ipv4::parse(packet)?)
+            limiter.error_about(tables.fib, now, origin, Error::HostUnreachable, packet)
         });
         if !is_due(self.shared_deadline(), now) {
             return;
@@ -161,7 +159,7 @@ impl SlowPath {
                     return divide(pool, frame, smaller, |piece| made.push(Made::of(origin, piece)));
                 }
             },
-            PuntReason::Gateway | PuntReason::NodeAddress => match icmp::echo_reply(pool.bytes_mut(&frame)) {
+            PuntReason::Gateway | PuntReason::NodeAddress => match echo_reply(pool.bytes_mut(&frame)) {
                 Ok(()) => return made.push(Made::Packet(origin, frame)),
                 // Nothing else of the node can be reached.
                 Err(_) if reason == PuntReason::NodeAddress => Error::NetUnreachable,
@@ -184,9 +182,7 @@ impl SlowPath {
                 return pool.put(frame);
             }
         };
-        let original = Ipv4::parse(pool.bytes(&frame)).map_err(DropReason::from);
-        let written =
-            original.and_then(|original| self.limiter.error(tables.fib, now, origin, error, &original));
+        let written = self.limiter.error_about(tables.fib, now, origin, error, pool.bytes(&frame));
         pool.put(frame);
         made.push(Made::of(
             origin,
@@ -220,8 +216,11 @@ impl SlowPath {
             None => return (Some(about), Err(DropReason::TunnelErrorNoted)),
         };
         let Some(inner) = report.inner else { return (Some(about), Err(DropReason::TunnelErrorNoted)) };
-        let original = Ipv4::parse_quoted(&pool.bytes(frame)[inner]).map_err(DropReason::from);
-        let written = original.and_then(|original| self.limiter.error(fib, now, about, error, &original));
+        let original = &pool.bytes(frame)[inner];
+        let written = match Family::of_packet(original) {
+            Some(Family::V6) => self.limiter.error_about_quoted::<Ipv6Addr>(fib, now, about, error, original),
+            _ => self.limiter.error_about_quoted::<Ipv4Addr>(fib, now, about, error, original),
+        };
         let relayed = written.and_then(|error| filled(pool, error.bytes(), Offload::default()));
         (Some(about), relayed)
     }
@@ -248,31 +247,73 @@ fn is_due(deadline: Option<Instant>, now: Instant) -> bool {
 }
 
 impl Limiter {
-    /// The error about `original`, if one may be sent.
-    fn error(
+    /// The error about the packet at the start of `original`, if one may be sent.
+    fn error_about(
         &mut self,
         fib: &Fib,
         now: Instant,
         origin: Origin,
         error: Error,
-        original: &Ipv4<'_>,
+        original: &[u8],
     ) -> Result<icmp::Message, DropReason> {
+        match Family::of_packet(original) {
+            Some(Family::V6) => {
+                let original = <Ipv6Addr as ip::Address>::View::parse(original)?;
+                self.error(fib, now, origin, error, &original)
+            }
+            _ => self.error(fib, now, origin, error, &<Ipv4Addr as ip::Address>::View::parse(original)?),
+        }
+    }
+
+    /// The same of what another error quotes.
+    fn error_about_quoted<A: Control>(
+        &mut self,
+        fib: &Fib,
+        now: Instant,
+        origin: Origin,
+        error: Error,
+        original: &[u8],
+    ) -> Result<icmp::Message, DropReason> {
+        self.error(fib, now, origin, error, &A::View::parse_quoted(original)?)
+    }
+
+    fn error<'a, V>(
+        &mut self,
+        fib: &Fib,
+        now: Instant,
+        origin: Origin,
+        error: Error,
+        original: &V,
+    ) -> Result<icmp::Message, DropReason>
+    where
+        V: View<'a, Address: Control>,
+    {
         // What no error is due about does not use up what others may ask for.
         icmp::may_be_sent_about(original)?;
+        let source = source(fib, original.src()).ok_or(DropReason::IcmpNotDue)?;
         if !self.allows(origin, now) {
             return Err(DropReason::IcmpRateLimited);
         }
         self.told.get_or_insert_default()[error.kind().index()] += 1;
-        Ok(icmp::Message::new(error, source(fib, original.src()), original.packet()))
+        Ok(icmp::Message::new(error, source, original.packet()))
     }
 }
 
 /// The address that an error to `destination` comes from. This node's kernel takes nothing from an address of its own,
-/// be it to pass it on, so to it margay speaks as a router without one (RFC 7600).
-fn source(fib: &Fib, destination: Ipv4Addr) -> Ipv4Addr {
+/// be it to pass it on, so to it margay speaks as a router without one (RFC 7600). So it does to a workload where the
+/// node has no address of the family; others would not know whose it is.
+fn source<A: Control>(fib: &Fib, destination: A) -> Option<A> {
     match fib.lookup(destination) {
-        Action::Host => DUMMY_ADDRESS,
-        _ => fib.node().icmp_source,
+        Action::Host => Some(A::NAMELESS),
+        Action::Deliver(_) => Some(fib.node().icmp_source().unwrap_or(A::NAMELESS)),
+        _ => fib.node().icmp_source(),
+    }
+}
+
+fn echo_reply(packet: &mut [u8]) -> Result<(), DropReason> {
+    match Family::of_packet(packet) {
+        Some(Family::V6) => icmp::echo_reply::<Ipv6Addr>(packet),
+        _ => icmp::echo_reply::<Ipv4Addr>(packet),
     }
 }
 
@@ -304,18 +345,29 @@ enum TooBig {
 /// One hop less for a packet that goes on in another form, by the rule of the engine's `forward`: this node's
 /// kernel counts what comes from it or goes to it.
 fn count_hop(tables: Tables<'_>, origin: Origin, pool: &mut Pool, frame: &Frame) {
-    let destination = Ipv4::parse(pool.bytes(frame)).map(|ip| tables.fib.lookup(ip.dst()));
-    if origin != Origin::Host && destination != Ok(Action::Host) {
-        ipv4::decrement_ttl(pool.bytes_mut(frame));
+    let action = packet::destination(pool.bytes(frame)).map(|destination| tables.fib.lookup_any(destination));
+    if origin == Origin::Host || action == Some(Action::Host) {
+        return;
+    }
+    match Family::of_packet(pool.bytes(frame)) {
+        Some(Family::V6) => Ipv6Addr::decrement_hop_limit(pool.bytes_mut(frame)),
+        _ => Ipv4Addr::decrement_hop_limit(pool.bytes_mut(frame)),
     }
 }
 
 fn too_big(tables: Tables<'_>, pool: &Pool, frame: &Frame) -> TooBig {
-    let Ok(ip) = Ipv4::parse(pool.bytes(frame)) else { return TooBig::Hopeless };
+    match Family::of_packet(pool.bytes(frame)) {
+        Some(Family::V6) => packet_too_big::<Ipv6Addr>(tables, pool, frame),
+        _ => packet_too_big::<Ipv4Addr>(tables, pool, frame),
+    }
+}
+
+fn packet_too_big<A: Control>(tables: Tables<'_>, pool: &Pool, frame: &Frame) -> TooBig {
+    let Ok(ip) = A::View::parse(pool.bytes(frame)) else { return TooBig::Hopeless };
     let action = tables.fib.lookup(ip.dst());
     let mtu = match action {
         Action::Blackhole | Action::NoRoute => return TooBig::Hopeless,
-        action => mtu(tables.fib, action),
+        action => mtu::<A>(tables.fib, action),
     };
     if ip.dont_fragment() {
         return TooBig::Tell(mtu);
@@ -324,9 +376,9 @@ fn too_big(tables: Tables<'_>, pool: &Pool, frame: &Frame) -> TooBig {
     let headers =
         Transport::parse(&ip).map_or(u16::MAX, |transport| ip.header_len() as u16 + transport.header_len);
     match segments.kind {
-        Segmentation::UdpV4 => TooBig::Cut(segments, mtu),
+        Segmentation::Udp => TooBig::Cut(segments, mtu),
         _ if headers >= mtu => TooBig::Hopeless,
-        Segmentation::TcpV4 | Segmentation::TcpV4Ecn => {
+        Segmentation::Tcp | Segmentation::TcpEcn => {
             segments.size = mtu - headers;
             TooBig::Resegment(Offload { segments: Some(segments), ..frame.offload })
         }

@@ -1,16 +1,16 @@
-//! Packets that wait until a workload's MAC is known: a short queue for each endpoint, and questions by ARP.
+//! Packets that wait until a workload's MAC is known: a short queue for each endpoint, and questions by ARP or neighbour discovery.
 
 use std::collections::HashMap;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 use super::icmp::Message;
 use super::{Made, filled};
 use crate::buf::{Frame, Offload, Pool};
 use crate::dataplane::neighbor::Resolution;
-use crate::dataplane::{Origin, Tables, arp};
+use crate::dataplane::{Origin, Tables, arp, ndp, packet};
 use crate::fib::{Action, EndpointId};
 use crate::verdict::DropReason;
-use crate::wire::ipv4::Ipv4;
 
 /// Packets that wait for one workload.
 const MAX_PACKETS: usize = 64;
@@ -54,8 +54,8 @@ impl Parked {
         (origin, frame): (Origin, Frame),
         made: &mut Vec<Made>,
     ) {
-        let destination = Ipv4::parse(pool.bytes(&frame)).map(|ip| tables.fib.lookup(ip.dst()));
-        let Ok(Action::Deliver(id)) = destination else {
+        let action = action(tables, pool.bytes(&frame));
+        let Some(Action::Deliver(id)) = action else {
             pool.put(frame);
             return made.push(Made::Nothing(origin, DropReason::EndpointGone));
         };
@@ -96,9 +96,9 @@ impl Parked {
             *total -= waiting.packets.len();
             for Packet { origin, bytes, offload } in waiting.packets.drain(..) {
                 // S6: it may be for another workload by now, but what came in does not leave the node again.
-                let action = Ipv4::parse(&bytes).map(|ip| tables.fib.lookup(ip.dst()));
+                let action = action(tables, &bytes);
                 let leaves =
-                    matches!(action, Ok(Action::Tunnel(_) | Action::Direct(_) | Action::Host) | Err(_));
+                    matches!(action, Some(Action::Tunnel(_) | Action::Direct(_) | Action::Host) | None);
                 let Some(reason) = reason.or(leaves.then_some(DropReason::EndpointGone)) else {
                     made.push(Made::of(origin, filled(pool, &bytes, offload)));
                     continue;
@@ -122,6 +122,11 @@ impl Parked {
     }
 }
 
+/// What the FIB says of a packet; `None` of what is none.
+fn action(tables: Tables<'_>, packet: &[u8]) -> Option<Action> {
+    Some(tables.fib.lookup_any(packet::destination(packet)?))
+}
+
 fn ask(
     tables: Tables<'_>,
     id: EndpointId,
@@ -135,7 +140,12 @@ fn ask(
     }
     let Some(endpoint) = tables.fib.endpoint(id) else { return };
     let Some(mut question) = pool.take() else { return };
-    arp::request(pool, &mut question, endpoint.address());
+    // Both answers say the same: a workload has one MAC.
+    match (endpoint.address::<Ipv4Addr>(), endpoint.address::<Ipv6Addr>()) {
+        (Some(address), _) => arp::request(pool, &mut question, address),
+        (None, Some(address)) => ndp::request(pool, &mut question, address),
+        (None, None) => return pool.put(question),
+    }
     waiting.asked += 1;
     waiting.ask_again = now + RETRY;
     made.push(Made::Question(id, question));

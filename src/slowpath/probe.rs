@@ -17,22 +17,23 @@
 use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Made;
+use super::icmp::Control;
 use crate::buf::Pool;
 use crate::dataplane::packet::Packet;
 use crate::dataplane::paths::{Change, MTU_LIFETIME};
 use crate::dataplane::{Deadline, Paths};
 use crate::fib::{Encapsulation, Fib, Tunnel, TunnelId};
 use crate::verdict::DropReason;
-use crate::wire::Protocol;
-use crate::wire::icmpv4::{self, Icmpv4, Icmpv4Type};
-use crate::wire::ipv4::{self, Ipv4};
+use crate::wire::ip::View;
+use crate::wire::{Family, Ipv4, Ipv6, ipv6};
 
-/// Outer packets that every path takes, or is of no use (RFC 791 3.1: what every host takes), bytes.
+/// Outer packets of IPv4 that every path takes, or is of no use (RFC 791 3.1: what every host takes), bytes. Of IPv6 these
+/// are [`ipv6::MIN_MTU`].
 pub const FLOOR: u16 = 576;
 /// How long an answer may take.
 pub const ANSWER_TIME: Duration = Duration::from_millis(500);
@@ -79,10 +80,8 @@ impl Prober {
     /// the tunnel.
     pub fn tick(&self, work: &mut Work<'_>) {
         let (fib, now) = (work.fib, work.now);
-        let tunnels = match source(fib) {
-            Some(_) => asked(fib),
-            None => BTreeMap::new(),
-        };
+        let mut tunnels = asked(fib);
+        tunnels.retain(|remote, _| source_to(fib, *remote).is_some());
         let mut searches = self.lock();
         searches.retain(|peer, _| tunnels.contains_key(peer));
         let mut left = PER_TICK;
@@ -105,15 +104,18 @@ impl Prober {
     /// [`DropReason::ProbeUnasked`].
     pub fn answered(&self, work: &mut Work<'_>, peer: IpAddr, packet: &[u8]) -> Result<(), DropReason> {
         let unasked = DropReason::ProbeUnasked;
-        let ip = Ipv4::parse(packet)?;
-        let answer = Icmpv4::parse(ip.payload()).map_err(|_| unasked)?;
-        if answer.payload().get(MAGIC.len()..DATA_AT) != Some(&self.number.to_be_bytes()) {
+        let (size, data) = match Family::of_packet(packet) {
+            Some(Family::V6) => Ipv6Addr::echo_replied(Ipv6::parse(packet)?.payload()),
+            _ => Ipv4Addr::echo_replied(Ipv4::parse(packet)?.payload()),
+        }
+        .ok_or(unasked)?;
+        if data.get(MAGIC.len()..DATA_AT) != Some(&self.number.to_be_bytes()) {
             return Err(unasked);
         }
         let mut searches = self.lock();
         let search = searches.get_mut(&peer).ok_or(unasked)?;
         let asked = asked(work.fib).remove(&peer).ok_or(unasked)?;
-        let step = search.answered(asked.1, answer.echo_seq(), work.now).ok_or(unasked)?;
+        let step = search.answered(asked.1, size, work.now).ok_or(unasked)?;
         self.act(work, asked, step);
         Ok(())
     }
@@ -127,11 +129,10 @@ impl Prober {
                 work.changes.extend(work.paths.probed(work.fib, tunnel, mtu, work.now));
             }
             Step::Send(size) => {
-                let (Some(source), IpAddr::V4(peer)) = (source(work.fib), tunnel.remote) else { return };
                 let Some(mut frame) = work.pool.take() else { return };
                 let room = work.pool.room(&frame);
                 let len = usize::from(size).min(room.len());
-                self.write(&mut room[..len], source, peer);
+                self.write(&mut room[..len], work.fib, tunnel.remote);
                 work.pool.filled(&mut frame, len);
                 work.made.push(Made::Probe(id, frame));
             }
@@ -139,30 +140,19 @@ impl Prober {
     }
 
     /// The probe as long as `out`.
-    fn write(&self, out: &mut [u8], src: Ipv4Addr, dst: Ipv4Addr) {
-        let total_len = out.len() as u16;
-        let Some((header, message)) = out.split_first_chunk_mut() else { return };
-        ipv4::Header {
-            tos: 0,
-            total_len,
-            // Atomic, so any value will do (RFC 6864 4.1).
-            id: total_len,
-            dont_fragment: true,
-            more_fragments: false,
-            fragment_offset: 0,
-            ttl: 64,
-            protocol: Protocol::ICMP,
-            src,
-            dst,
-        }
-        .write(header);
-        let mut data = vec![0; message.len().saturating_sub(icmpv4::HEADER_LEN)];
-        if let Some((head, _)) = data.split_first_chunk_mut::<DATA_AT>() {
-            head[..MAGIC.len()].copy_from_slice(&MAGIC);
-            head[MAGIC.len()..].copy_from_slice(&self.number.to_be_bytes());
-        }
+    fn write(&self, out: &mut [u8], fib: &Fib, peer: IpAddr) {
+        let begin = [MAGIC, self.number.to_be_bytes()].concat();
         // The sequence number says which size is answered, also by the first fragment of a reply.
-        icmpv4::write_echo(message, Icmpv4Type::ECHO_REQUEST, self.number as u16, total_len, &data);
+        let echo = (self.number as u16, out.len() as u16);
+        match (source_to(fib, peer), peer) {
+            (Some(IpAddr::V4(source)), IpAddr::V4(peer)) => {
+                Control::write_echo_request(out, (source, peer), echo, &begin);
+            }
+            (Some(IpAddr::V6(source)), IpAddr::V6(peer)) => {
+                Control::write_echo_request(out, (source, peer), echo, &begin);
+            }
+            _ => {}
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<IpAddr, Search>> {
@@ -187,25 +177,29 @@ pub struct Work<'a> {
     pub changes: &'a mut Vec<Change>,
 }
 
-/// Where probes come from, so that answers come through the tunnel: this node's tunnel address.
-fn source(fib: &Fib) -> Option<Ipv4Addr> {
-    let node = fib.node();
-    node.addresses.iter().copied().find(|address| IpAddr::V4(*address) != node.address)
+/// Where probes to a peer come from, so that answers come through the tunnel: this node's tunnel address.
+fn source_to(fib: &Fib, peer: IpAddr) -> Option<IpAddr> {
+    match Family::of(peer) {
+        Family::V4 => tunnel_address::<Ipv4Addr>(fib).map(IpAddr::V4),
+        Family::V6 => tunnel_address::<Ipv6Addr>(fib).map(IpAddr::V6),
+    }
+}
+
+fn tunnel_address<A: Control>(fib: &Fib) -> Option<A> {
+    let (node, underlay) = (fib.node(), fib.node().underlay(A::FAMILY));
+    node.addresses::<A>().iter().copied().find(|address| Some((*address).into()) != underlay)
 }
 
 /// True for the answer to a probe, be it one of this process's or not: an echo reply, or the first fragment of one.
 #[inline]
-pub fn is_answer(packet: &Packet, bytes: &[u8]) -> bool {
-    packet.protocol == Protocol::ICMP && begins_like_an_answer(bytes)
+pub fn is_answer<A: Control>(packet: &Packet<A>, bytes: &[u8]) -> bool {
+    packet.protocol == A::ICMP && begins_like_an_answer::<A>(bytes)
 }
 
 #[cold]
-fn begins_like_an_answer(bytes: &[u8]) -> bool {
-    let Ok(ip) = Ipv4::parse(bytes) else { return false };
-    let begins = |message: Icmpv4<'_>| {
-        message.kind() == Icmpv4Type::ECHO_REPLY && message.payload().starts_with(&MAGIC)
-    };
-    !ip.is_later_fragment() && Icmpv4::parse(ip.payload()).is_ok_and(begins)
+fn begins_like_an_answer<A: Control>(bytes: &[u8]) -> bool {
+    let Ok(ip) = A::View::parse(bytes) else { return false };
+    !ip.is_later_fragment() && A::echo_replied(ip.payload()).is_some_and(|(_, data)| data.starts_with(&MAGIC))
 }
 
 /// A tunnel to each peer: the IPIP one where there are two, as its outer packets have DF.
@@ -329,5 +323,6 @@ impl Search {
 
 /// The inner packet that makes [`FLOOR`].
 fn floor(tunnel: &Tunnel) -> u16 {
-    FLOOR - tunnel.overhead()
+    let outer = if tunnel.remote.is_ipv6() { ipv6::MIN_MTU } else { FLOOR };
+    outer - tunnel.overhead()
 }

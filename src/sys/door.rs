@@ -136,6 +136,11 @@ pub(super) fn by<T>(door: Door, work: impl FnOnce() -> T) -> T {
     done
 }
 
+/// Whether the calling thread is outside the namespace that it works in.
+pub(super) fn is_used() -> bool {
+    DOOR.with_borrow(Option::is_some)
+}
+
 /// What the calling thread's door gives; `None` without one.
 pub(super) fn fetch(wanted: Wanted) -> Option<io::Result<OwnedFd>> {
     DOOR.with_borrow(|door| door.as_ref().map(|door| door.fetch(wanted)))

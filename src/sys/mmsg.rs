@@ -72,7 +72,7 @@ pub struct Received {
     pub truncated: bool,
     /// Who sent it, on an IP socket.
     pub source: Option<SocketAddr>,
-    /// TOS of its IP header, on a socket with `IP_RECVTOS`.
+    /// TOS or traffic class of its IP header, on a socket with `IP_RECVTOS` or `IPV6_RECVTCLASS`.
     pub tos: u8,
     /// It is several datagrams of this many bytes, the last one perhaps shorter: on a socket with `UDP_GRO`.
     pub segment: Option<u16>,
@@ -83,7 +83,7 @@ pub struct Received {
 pub struct Envelope {
     /// Destination, unless the socket is connected or bound to an interface.
     pub to: Option<SocketAddr>,
-    /// TOS of its IP header if not zero: that of the socket otherwise.
+    /// TOS or traffic class of its IP header, by the version of `to`, if not zero: that of the socket otherwise.
     pub tos: u8,
     /// The kernel cuts it into datagrams of this many bytes (`UDP_SEGMENT`).
     pub segment: Option<u16>,
@@ -333,7 +333,7 @@ const CONTROL_SPACE: usize = CONTROL_HEADER + 8;
 const _: () = assert!(2 * CONTROL_SPACE <= mem::size_of::<Control>());
 
 impl Control {
-    /// TOS (zero without one) and segment size from what the kernel wrote.
+    /// TOS or traffic class (zero without one) and segment size from what the kernel wrote.
     fn read(&self, len: usize) -> (u8, Option<u16>) {
         let (mut tos, mut segment) = (0, None);
         let mut at = 0;
@@ -343,6 +343,9 @@ impl Control {
             let data = &self.0[at + CONTROL_HEADER..];
             match (found.cmsg_level, found.cmsg_type) {
                 (libc::IPPROTO_IP, libc::IP_TOS) => tos = data.first().copied().unwrap_or(0),
+                (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => {
+                    tos = data.first_chunk().map_or(0, |class| i32::from_ne_bytes(*class) as u8);
+                }
                 (libc::SOL_UDP, libc::UDP_GRO) => {
                     let size = data.first_chunk().map_or(0, |size| i32::from_ne_bytes(*size));
                     segment = u16::try_from(size).ok().filter(|size| *size > 0);
@@ -358,7 +361,11 @@ impl Control {
     fn write(&mut self, envelope: Envelope) -> usize {
         let mut at = 0;
         if envelope.tos != 0 {
-            at = self.put(at, (libc::IPPROTO_IP, libc::IP_TOS), &i32::from(envelope.tos).to_ne_bytes());
+            let kind = match envelope.to {
+                Some(SocketAddr::V6(_)) => (libc::IPPROTO_IPV6, libc::IPV6_TCLASS),
+                _ => (libc::IPPROTO_IP, libc::IP_TOS),
+            };
+            at = self.put(at, kind, &i32::from(envelope.tos).to_ne_bytes());
         }
         if let Some(segment) = envelope.segment {
             at = self.put(at, (libc::SOL_UDP, libc::UDP_SEGMENT), &segment.to_ne_bytes());
@@ -403,17 +410,27 @@ mod tests {
     use std::net::UdpSocket;
     use std::os::fd::AsFd;
 
-    fn pair() -> (UdpSocket, UdpSocket, Option<SocketAddr>) {
-        let to = UdpSocket::bind("127.0.0.1:0").unwrap();
-        socket2::SockRef::from(&to).set_recv_tos_v4(true).unwrap();
-        let from = UdpSocket::bind("127.0.0.1:0").unwrap();
+    const LOOPBACKS: [&str; 2] = ["127.0.0.1:0", "[::1]:0"];
+
+    fn pair(loopback: &str) -> (UdpSocket, UdpSocket, Option<SocketAddr>) {
+        let to = UdpSocket::bind(loopback).unwrap();
+        let options = socket2::SockRef::from(&to);
+        match to.local_addr().unwrap() {
+            SocketAddr::V4(_) => options.set_recv_tos_v4(true).unwrap(),
+            SocketAddr::V6(_) => options.set_recv_tclass_v6(true).unwrap(),
+        }
+        let from = UdpSocket::bind(loopback).unwrap();
         let address = to.local_addr().unwrap();
         (to, from, Some(address))
     }
 
     #[test]
     fn a_batch_arrives_with_sources_and_tos() {
-        let (receiver, from, to) = pair();
+        LOOPBACKS.iter().for_each(|loopback| arrives_over(loopback));
+    }
+
+    fn arrives_over(loopback: &str) {
+        let (receiver, from, to) = pair(loopback);
         let mut batch = Batch::default();
         let mut outbox = batch.outbox();
         outbox.begin(Envelope { to, ..Envelope::default() });
@@ -440,7 +457,11 @@ mod tests {
 
     #[test]
     fn the_kernel_cuts_and_joins_datagrams() {
-        let (receiver, from, to) = pair();
+        LOOPBACKS.iter().for_each(|loopback| cuts_and_joins_over(loopback));
+    }
+
+    fn cuts_and_joins_over(loopback: &str) {
+        let (receiver, from, to) = pair(loopback);
         let mut batch = Batch::default();
         for gro in [false, true] {
             let mut outbox = batch.outbox();
@@ -470,7 +491,11 @@ mod tests {
 
     #[test]
     fn a_message_can_be_sent_apart() {
-        let (receiver, from, to) = pair();
+        LOOPBACKS.iter().for_each(|loopback| sent_apart_over(loopback));
+    }
+
+    fn sent_apart_over(loopback: &str) {
+        let (receiver, from, to) = pair(loopback);
         let mut batch = Batch::default();
         let mut outbox = batch.outbox();
         outbox.begin(Envelope { to, tos: 1, segment: Some(2) });

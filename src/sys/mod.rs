@@ -5,6 +5,7 @@
 //! | [`netns`] | network namespaces, setns(2) |
 //! | `door` | a network namespace of a user's own, by a child process |
 //! | [`netlink`] | links, addresses, routes, rules, neighbours |
+//! | [`sysctl`] | settings of a network namespace |
 //! | [`descriptors`] | descriptors over a Unix socket, SCM_RIGHTS |
 //! | [`process`] | pidfd_open(2) |
 //! | [`userns`] | root inside a user namespace |
@@ -37,6 +38,7 @@ pub mod process;
 pub mod sandbox;
 pub mod scheduling;
 pub mod socket;
+pub mod sysctl;
 pub mod tun;
 pub mod userns;
 pub mod xdp;

@@ -2,12 +2,13 @@
 
 use std::io;
 use std::mem;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
 
 use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 
 use super::filter::Filter;
+use crate::wire::ip::Family;
 
 /// Receive buffer that a tunnel socket asks for, bytes: a burst of a few milliseconds at 10 Gbit/s. The system's own
 /// limit (`net.core.rmem_max`, 208 KiB unless set) holds three super-frames.
@@ -33,43 +34,72 @@ pub fn ipip_receiver(local: IpAddr, share: &Filter) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// A raw socket that sends IPv4 packets with the header that it is given, to a next hop of our choice.
+/// A raw socket that sends packets of one version with the header that they have, to a next hop of our choice.
 ///
 /// # Errors
-/// EPERM without CAP_NET_RAW.
-pub fn raw_sender() -> io::Result<Socket> {
-    let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(libc::IPPROTO_RAW)))?;
-    socket.set_header_included_v4(true)?;
-    // It never receives: IPPROTO_RAW matches no packet. DF is in our header; the kernel's path MTU
-    // discovery must not set its own.
-    set_option(&socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT)?;
+/// EPERM without CAP_NET_RAW; EAFNOSUPPORT for a version that the kernel does not have.
+pub fn raw_sender(family: Family) -> io::Result<Socket> {
+    // It never receives: IPPROTO_RAW matches no packet.
+    let socket = Socket::new(domain(family), Type::RAW, Some(Protocol::from(libc::IPPROTO_RAW)))?;
+    match family {
+        Family::V4 => {
+            socket.set_header_included_v4(true)?;
+            // DF is in our header; the kernel's path MTU discovery must not set its own.
+            set_option(&socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT)?;
+        }
+        Family::V6 => socket.set_header_included_v6(true)?,
+    }
     tunnel_buffers(&socket)?;
     socket.set_nonblocking(true)?;
     Ok(socket)
 }
 
-/// A raw socket that receives the ICMP errors to `local` about what it sent by IPIP and UDP; the kernel deals with them
-/// as well.
+/// A raw socket that receives the ICMP or ICMPv6 errors to `local` about what it sent by IPIP and UDP; the kernel deals
+/// with them as well. Of IPv6 it receives the message without the header in front of it, its checksum verified.
 ///
 /// # Errors
 /// EPERM without CAP_NET_RAW.
-pub fn tunnel_errors(local: Ipv4Addr) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4))?;
+pub fn tunnel_errors(local: impl Into<IpAddr>) -> io::Result<Socket> {
+    let local = local.into();
+    let socket = match local {
+        IpAddr::V4(_) => Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4))?,
+        IpAddr::V6(_) => {
+            let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6))?;
+            // A bit for each type that is kept away (RFC 3542 3.2): errors are those under 128 (RFC 4443 2.1).
+            let errors_only: [u32; 8] = [0, 0, 0, 0, u32::MAX, u32::MAX, u32::MAX, u32::MAX];
+            set_option(&socket, libc::IPPROTO_ICMPV6, ICMPV6_FILTER, errors_only)?;
+            socket
+        }
+    };
     Filter::errors_about_tunnels(local).attach(&socket)?;
-    socket.bind(&SocketAddr::new(local.into(), 0).into())?;
+    socket.bind(&SocketAddr::new(local, 0).into())?;
     socket.set_nonblocking(true)?;
     Ok(socket)
+}
+
+/// What becomes of datagrams without a checksum that come over IPv6. Over IPv4 they are always received (RFC 768).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ZeroChecksums {
+    /// The kernel drops them (RFC 8200 8.1).
+    #[default]
+    Refused,
+    /// They are received: for a tunnel whose peers send so by arrangement (RFC 6935 5, RFC 6936 4).
+    Accepted,
 }
 
 /// One of the workers' receivers of VXLAN: the kernel spreads flows over them by outer addresses and ports.
 ///
 /// # Errors
 /// EADDRINUSE when something else, like a kernel vxlan device, holds the port.
-pub fn vxlan_receiver(local: SocketAddr) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(local), Type::DGRAM, None)?;
-    socket.set_reuse_port(true)?;
-    if local.is_ipv4() {
-        socket.set_recv_tos_v4(true)?;
+pub fn vxlan_receiver(local: SocketAddr, zero_checksums: ZeroChecksums) -> io::Result<Socket> {
+    let socket = tunnel_socket(local)?;
+    match local {
+        SocketAddr::V4(_) => socket.set_recv_tos_v4(true)?,
+        SocketAddr::V6(_) => {
+            socket.set_recv_tclass_v6(true)?;
+            let accepts = zero_checksums == ZeroChecksums::Accepted;
+            set_option(&socket, libc::SOL_UDP, UDP_NO_CHECK6_RX, i32::from(accepts))?;
+        }
     }
     // Where the kernel cannot join, each datagram comes by itself.
     let _ = receive_joined(&socket);
@@ -81,19 +111,48 @@ pub fn vxlan_receiver(local: SocketAddr) -> io::Result<Socket> {
 
 /// A sender of VXLAN with a source port that only other senders like it may have; it takes nothing in.
 ///
-/// DF stays clear whatever the inner packet says, as a Calico node's device has it (`df unset`).
+/// DF stays clear whatever the inner packet says, as a Calico node's device has it (`df unset`); over IPv6 the kernel
+/// makes fragments of what is longer than the path's MTU, as it does for a device of its own.
+///
+/// Over IPv6 a flow label is the kernel's hash of outer addresses and ports (RFC 6438 3), of which the source port is the
+/// inner flow's: packets of one flow have one label, whatever messages they leave in. It needs no lease, and no flow
+/// that somebody else manages keeps it away. Where `net.ipv6.auto_flowlabels` is 0 there are no labels.
 ///
 /// # Errors
 /// Those of socket(2) and bind(2); EADDRINUSE when `local`'s port is taken.
 pub fn vxlan_sender(local: SocketAddr) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(local), Type::DGRAM, None)?;
+    let socket = tunnel_socket(local)?;
     Filter::nothing().attach(&socket)?;
-    socket.set_reuse_port(true)?;
     socket.bind(&local.into())?;
-    set_option(&socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT)?;
+    match local {
+        SocketAddr::V4(_) => {
+            set_option(&socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT)?;
+        }
+        SocketAddr::V6(_) => {
+            set_option(&socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DONT)?;
+            set_option(&socket, libc::IPPROTO_IPV6, IPV6_AUTOFLOWLABEL, 1)?;
+        }
+    }
     tunnel_buffers(&socket)?;
     socket.set_nonblocking(true)?;
     Ok(socket)
+}
+
+/// A UDP socket that shares its port, and of IPv6 has it for that alone: the other family has sockets of its own.
+fn tunnel_socket(local: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(local), Type::DGRAM, None)?;
+    socket.set_reuse_port(true)?;
+    if local.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    Ok(socket)
+}
+
+fn domain(family: Family) -> Domain {
+    match family {
+        Family::V4 => Domain::IPV4,
+        Family::V6 => Domain::IPV6,
+    }
 }
 
 /// Lets a UDP socket receive datagrams that the kernel joined, each with the size of its segments (`UDP_GRO`,
@@ -112,6 +171,8 @@ pub enum Seen {
     All,
     /// IPv4 alone.
     Ipv4,
+    /// IPv6 alone.
+    Ipv6,
 }
 
 /// A packet socket on one interface, with virtio-net headers both ways; it sees no frame that this
@@ -123,6 +184,7 @@ pub fn packet(interface: u32, seen: Seen, filter: &Filter) -> io::Result<Socket>
     let ethertype = match seen {
         Seen::All => libc::ETH_P_ALL,
         Seen::Ipv4 => libc::ETH_P_IP,
+        Seen::Ipv6 => libc::ETH_P_IPV6,
     } as u16;
     // Protocol 0: it receives nothing before it is bound, and filtered.
     let socket = Socket::new(Domain::PACKET, Type::RAW, None)?;
@@ -173,6 +235,12 @@ pub fn join_fanout(socket: &Socket, group: u16) -> io::Result<()> {
 
 // linux/if_packet.h, Linux 4.20
 const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
+// linux/icmpv6.h
+const ICMPV6_FILTER: libc::c_int = 1;
+// linux/udp.h, Linux 3.16
+const UDP_NO_CHECK6_RX: libc::c_int = 102;
+// linux/in6.h, Linux 3.17
+const IPV6_AUTOFLOWLABEL: libc::c_int = 70;
 
 fn link_address(interface: u32, ethertype: u16) -> SockAddr {
     let mut storage = SockAddrStorage::zeroed();
@@ -193,15 +261,17 @@ fn tunnel_buffers(socket: &Socket) -> io::Result<()> {
     socket.set_send_buffer_size(SEND_BUFFER)
 }
 
-fn set_option(socket: &Socket, level: i32, name: i32, value: i32) -> io::Result<()> {
-    // SAFETY: the option value is one int, which lives on this stack.
+/// Sets an option whose value is a number or an array of them.
+fn set_option<T: Copy>(socket: &Socket, level: i32, name: i32, value: T) -> io::Result<()> {
+    // SAFETY: the value lives on this stack, and that many bytes of it are read; the callers' types, integers and
+    // arrays of them, have no padding.
     let done = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
             level,
             name,
             (&raw const value).cast(),
-            mem::size_of::<libc::c_int>() as libc::socklen_t,
+            mem::size_of::<T>() as libc::socklen_t,
         )
     };
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }

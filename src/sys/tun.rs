@@ -24,7 +24,7 @@ pub enum Layer {
     Tun,
 }
 
-/// What the kernel leaves to the reader of an interface, best first.
+/// What the kernel leaves to the reader of an interface, best first; of either version of IP alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Offloads {
     /// Partial checksums, TCP and UDP super-frames (Linux 6.2).
@@ -58,8 +58,8 @@ impl Offloads {
     /// For people.
     pub fn name(self) -> &'static str {
         match self {
-            Offloads::Uso => "virtio-net header, checksum, TSO and USO",
-            Offloads::Tso => "virtio-net header, checksum and TSO",
+            Offloads::Uso => "virtio-net header, checksum, TSO4, TSO6, USO4 and USO6",
+            Offloads::Tso => "virtio-net header, checksum, TSO4 and TSO6",
             Offloads::Checksum => "virtio-net header, checksum",
             Offloads::Nothing => "virtio-net header, no offload",
             Offloads::Plain => "plain",
@@ -142,6 +142,7 @@ const TUNGETIFF: c_ulong = 0x8004_54d2;
 const TUNSETOFFLOAD: c_ulong = 0x4004_54d0;
 const TUN_F_CSUM: c_ulong = 0x01;
 const TUN_F_TSO4: c_ulong = 0x02;
+const TUN_F_TSO6: c_ulong = 0x04;
 const TUN_F_TSO_ECN: c_ulong = 0x08;
 const TUN_F_USO4: c_ulong = 0x20;
 const TUN_F_USO6: c_ulong = 0x40;
@@ -224,11 +225,12 @@ fn open_queues(name: &str, layer: Layer, queues: u16) -> Result<Vec<File>, TunEr
 }
 
 fn negotiate(queues: Vec<File>) -> Interface {
+    const TSO: c_ulong = TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN;
     // An offload belongs to the interface: set on one queue, it holds for all.
     let granted = [
-        // The kernel takes both kinds of USO or neither.
-        (TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO_ECN | TUN_F_USO4 | TUN_F_USO6, Offloads::Uso),
-        (TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO_ECN, Offloads::Tso),
+        // The kernel takes both versions of USO or neither, and knows those of TSO since the same release (2.6.27).
+        (TUN_F_CSUM | TSO | TUN_F_USO4 | TUN_F_USO6, Offloads::Uso),
+        (TUN_F_CSUM | TSO, Offloads::Tso),
         (TUN_F_CSUM, Offloads::Checksum),
         (0, Offloads::Nothing),
     ]

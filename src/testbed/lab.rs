@@ -1,18 +1,18 @@
 //! Two nodes with pods, cabled.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ipnet::Ipv4Net;
-
-use super::pod::quiet;
+use super::pod::{link_local, quiet};
 use super::{BedError, Daemon, Pod, Workdir, kernel, resources};
 use crate::lpm::Prefix;
 use crate::rib::Attach;
-use crate::sys::netlink::{Family, LinkChange, Netlink, Route, VethEnd};
+use crate::sys::netlink::{LinkChange, Netlink, Route, VethEnd};
 use crate::sys::netns::Netns;
+use crate::sys::sysctl;
+use crate::wire::Family;
 
 /// How long a daemon may take to say that it is ready, and a pod to get its interface.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -40,6 +40,33 @@ impl Mode {
             Self::Vxlan | Self::VxlanCrossSubnet => 50,
             Self::None => 0,
         }
+    }
+}
+
+/// Which versions of IP something has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stack {
+    /// IPv4 alone.
+    V4,
+    /// IPv6 alone.
+    V6,
+    /// Both.
+    Dual,
+}
+
+impl Stack {
+    /// Whether it has this one.
+    pub fn has(self, family: Family) -> bool {
+        match self {
+            Stack::V4 => family == Family::V4,
+            Stack::V6 => family == Family::V6,
+            Stack::Dual => true,
+        }
+    }
+
+    /// Those that it has, IPv4 first.
+    pub fn families(self) -> impl Iterator<Item = Family> {
+        Family::ALL.into_iter().filter(move |family| self.has(*family))
     }
 }
 
@@ -77,6 +104,10 @@ pub struct LabSpec {
     pub pods_per_node: u8,
     /// IP MTU of the underlay, 576 to 65535 bytes.
     pub underlay_mtu: u32,
+    /// The nodes' addresses.
+    pub underlay: Stack,
+    /// The pods' addresses; an IPv6 pool has no IPIP, and no encapsulation where IPv4's is IPIP.
+    pub pods: Stack,
 }
 
 impl LabSpec {
@@ -89,12 +120,57 @@ impl LabSpec {
             attach: Attach::Tap,
             pods_per_node: 2,
             underlay_mtu: 1500,
+            underlay: Stack::V4,
+            pods: Stack::V4,
         }
+    }
+
+    /// Two margay nodes as [`LabSpec::new`] makes them, which and whose pods have both families.
+    pub fn dual(mode: Mode) -> Self {
+        Self { underlay: Stack::Dual, pods: Stack::Dual, ..Self::new(mode) }
     }
 
     /// IP MTU of the pods, bytes: the underlay's without the outer headers.
     pub fn pod_mtu(&self) -> u32 {
-        self.underlay_mtu.saturating_sub(self.mode.overhead())
+        let overhead = |family| self.mode_of(family).overhead() + self.longer_header(family);
+        self.underlay_mtu.saturating_sub(self.pods.families().map(overhead).max().unwrap_or(0))
+    }
+
+    /// How packets of a family travel.
+    pub(super) fn mode_of(&self, family: Family) -> Mode {
+        match self.mode {
+            Mode::Ipip | Mode::IpipCrossSubnet if family == Family::V6 => Mode::None,
+            mode => mode,
+        }
+    }
+
+    /// VXLAN goes over the family of its packets where the nodes have that, else over the other one; IPv6 takes 20 bytes
+    /// more.
+    fn longer_header(&self, family: Family) -> u32 {
+        let by_v6 = self.underlay.has(Family::V6) && (family == Family::V6 || !self.underlay.has(Family::V4));
+        let is_vxlan = matches!(self.mode, Mode::Vxlan | Mode::VxlanCrossSubnet);
+        if by_v6 && is_vxlan { 20 } else { 0 }
+    }
+
+    fn check(&self) -> Result<(), BedError> {
+        let refuse = |what: String| Err(BedError::Spec(what));
+        if !(1..=60).contains(&self.pods_per_node) {
+            return refuse(format!("{} pods on a node: 1 to 60", self.pods_per_node));
+        }
+        if !(576..=65535).contains(&self.underlay_mtu) {
+            return refuse(format!("underlay MTU {}: 576 to 65535 bytes", self.underlay_mtu));
+        }
+        let has_kernel = self.kinds.contains(&NodeKind::Kernel);
+        if has_kernel && self.mode.overhead() == 20 {
+            return refuse("kernel nodes have no IPIP: the module is seldom there".into());
+        }
+        for family in self.pods.families().filter(|family| !self.underlay.has(*family)) {
+            let is_vxlan = matches!(self.mode, Mode::Vxlan | Mode::VxlanCrossSubnet);
+            if has_kernel || !is_vxlan {
+                return refuse(format!("pods of {family} and nodes without: VXLAN between margays alone"));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -109,12 +185,18 @@ pub struct Node {
     pub kind: NodeKind,
     /// Its network namespace.
     pub netns: Netns,
-    /// Its underlay address with the subnet's length.
+    /// Its underlay address with the subnet's length; IPv4 if it has both.
     pub underlay: Prefix,
-    /// Its block of the pool.
+    /// That of IPv6.
+    pub underlay_v6: Option<Prefix>,
+    /// Its block of the pool; IPv4's if there are two.
     pub block: Prefix,
+    /// That of the IPv6 pool.
+    pub block_v6: Option<Prefix>,
     /// Its tunnel address, of the block.
     pub tunnel_address: IpAddr,
+    /// That of the IPv6 block.
+    pub tunnel_address_v6: Option<IpAddr>,
     /// Its pods.
     pub pods: Vec<Pod>,
     /// The suffix of the next pod's address and name.
@@ -132,26 +214,39 @@ impl Node {
         self.daemon.as_ref().map(Daemon::control_socket)
     }
 
-    /// Its underlay address.
+    /// Its underlay address; IPv4 if it has both.
     pub fn address(&self) -> IpAddr {
         self.underlay.addr()
     }
 
+    /// Its underlay address of a family, with the subnet's length.
+    pub fn underlay_of(&self, family: Family) -> Option<Prefix> {
+        of_family(family, self.underlay, self.underlay_v6, |underlay| underlay.addr())
+    }
+
+    /// Its block of a family's pool.
+    pub fn block_of(&self, family: Family) -> Option<Prefix> {
+        of_family(family, self.block, self.block_v6, |block| block.addr())
+    }
+
+    /// Its tunnel address of a family's block.
+    pub fn tunnel_address_of(&self, family: Family) -> Option<IpAddr> {
+        of_family(family, self.tunnel_address, self.tunnel_address_v6, |address| *address)
+    }
+
     fn add_pod(&mut self, spec: &LabSpec) -> Result<&Pod, BedError> {
-        let IpAddr::V4(base) = self.block.network() else {
-            return Err(BedError::Spec("blocks are IPv4".into()));
-        };
         let number = self.next_pod;
         self.next_pod += 1;
-        // .1 of the block is the node's tunnel address.
-        let address = Ipv4Addr::from_bits(base.to_bits() + 1 + u32::from(number));
+        // The block's first address but one is the node's tunnel address.
+        let blocks = Family::ALL.into_iter().filter_map(|family| self.block_of(family));
+        let addresses = blocks.map(|block| nth(block, 1 + number)).collect();
         let letter = self.name.trim_start_matches("node-");
         let attach = match self.kind {
             NodeKind::Margay => spec.attach,
             NodeKind::Kernel => Attach::Veth,
         };
         let name = format!("pod-{letter}{number}");
-        let pod = Pod::create(name, address.into(), attach, spec.pod_mtu(), &self.netns)?;
+        let pod = Pod::create(name, addresses, attach, spec.pod_mtu(), &self.netns)?;
         if self.kind == NodeKind::Kernel {
             kernel::adopt(self, &pod)?;
         }
@@ -176,9 +271,12 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// The only IPPool of every lab: 10.65.0.0/16.
-    pub fn pool() -> Prefix {
-        Prefix::V4(Ipv4Net::new_assert(Ipv4Addr::new(10, 65, 0, 0), 16))
+    /// The only IPPool of a family in every lab: 10.65.0.0/16 and fd10:65::/64.
+    pub fn pool(family: Family) -> Prefix {
+        match family {
+            Family::V4 => prefix([10, 65, 0, 0], 16),
+            Family::V6 => prefix([0xfd10, 0x65, 0, 0, 0, 0, 0, 0], 64),
+        }
     }
 
     /// Builds namespaces, cables, pods, kernel nodes and files; daemons wait for [`Lab::start`].
@@ -186,24 +284,24 @@ impl Lab {
     /// # Errors
     /// A privilege or kernel facility is missing, or the lab makes no sense.
     pub fn new(spec: LabSpec) -> Result<Self, BedError> {
-        if !(1..=60).contains(&spec.pods_per_node) {
-            return Err(BedError::Spec(format!("{} pods on a node: 1 to 60", spec.pods_per_node)));
-        }
-        if !(576..=65535).contains(&spec.underlay_mtu) {
-            return Err(BedError::Spec(format!("underlay MTU {}: 576 to 65535 bytes", spec.underlay_mtu)));
-        }
-        if spec.kinds.contains(&NodeKind::Kernel) && spec.mode.overhead() == 20 {
-            return Err(BedError::Spec("kernel nodes have no IPIP: the module is seldom there".into()));
-        }
+        spec.check()?;
         let other_subnet = if spec.topology == Topology::Routed { 78 } else { 77 };
-        let node = |name: &str, kind, subnet, host, block| -> Result<Node, BedError> {
+        let node = |name: &str, kind, subnet, host, block: u8| -> Result<Node, BedError> {
+            let (underlay, underlay_v6) = both(spec.underlay, |family| host_of(family, subnet, host));
+            let (block, block_v6) = both(spec.pods, |family| match family {
+                Family::V4 => prefix([10, 65, 0, block], 26),
+                Family::V6 => prefix([0xfd10, 0x65, 0, 0, 0, 0, 0, block.into()], 122),
+            });
             Ok(Node {
                 name: name.into(),
                 kind,
                 netns: Netns::create()?,
-                underlay: prefix([192, 168, subnet, host], 24)?,
-                block: prefix([10, 65, 0, block], 26)?,
-                tunnel_address: Ipv4Addr::new(10, 65, 0, block + 1).into(),
+                underlay,
+                underlay_v6,
+                block,
+                block_v6,
+                tunnel_address: nth(block, 1),
+                tunnel_address_v6: block_v6.map(|block| nth(block, 1)),
                 pods: Vec::new(),
                 daemon: None,
                 next_pod: 1,
@@ -231,19 +329,28 @@ impl Lab {
         let mtu = Some(self.spec.underlay_mtu);
         match self.spec.topology {
             Topology::SameSubnet => {
-                join((&a.netns, "eth0", a.underlay), (&b.netns, "eth0", b.underlay), mtu)?;
+                let addresses = |node: &Node| {
+                    self.spec.underlay.families().filter_map(|family| node.underlay_of(family)).collect()
+                };
+                join((&a.netns, "eth0", addresses(a)), (&b.netns, "eth0", addresses(b)), mtu)?;
             }
             Topology::Routed => {
                 let router = Netns::create()?;
-                write_sysctl(&router, "net/ipv4/ip_forward", "1")?;
+                let families: Vec<Family> = self.spec.underlay.families().collect();
                 let mut netlink = router.netlink()?;
                 for (node, port, subnet) in [(a, "a", 77), (b, "b", 78)] {
-                    let gateway = prefix([192, 168, subnet, 254], 24)?;
-                    join((&node.netns, "eth0", node.underlay), (&router, port, gateway), mtu)?;
-                    let default = Route { via: Some(gateway.addr()), ..Route::default_of(Family::V4) };
-                    node.netns.netlink()?.add_route(&default)?;
-                    if self.spec.mode == Mode::None {
-                        netlink.add_route(&Route { via: Some(node.address()), ..Route::to(node.block) })?;
+                    let gateways = families.iter().map(|family| host_of(*family, subnet, 254)).collect();
+                    let addresses = families.iter().filter_map(|family| node.underlay_of(*family)).collect();
+                    join((&node.netns, "eth0", addresses), (&router, port, gateways), mtu)?;
+                    for family in &families {
+                        forward(&router, *family)?;
+                        let via = Some(host_of(*family, subnet, 254).addr());
+                        node.netns.netlink()?.add_route(&Route { via, ..Route::default_of(*family) })?;
+                        let via = node.underlay_of(*family).map(|underlay| underlay.addr());
+                        let is_plain = self.spec.mode_of(*family) == Mode::None;
+                        if let Some(block) = node.block_of(*family).filter(|_| is_plain) {
+                            netlink.add_route(&Route { via, ..Route::to(block) })?;
+                        }
                     }
                 }
                 self.router = Some(router);
@@ -357,30 +464,79 @@ impl Lab {
     }
 }
 
-/// A veth between two namespaces with an address at each end, up.
-fn join(near: (&Netns, &str, Prefix), far: (&Netns, &str, Prefix), mtu: Option<u32>) -> Result<(), BedError> {
+/// A veth between two namespaces with addresses at each end, up.
+fn join(
+    near: (&Netns, &str, Vec<Prefix>),
+    far: (&Netns, &str, Vec<Prefix>),
+    mtu: Option<u32>,
+) -> Result<(), BedError> {
     let mut at_near = near.0.netlink()?;
     let mut at_far = far.0.netlink()?;
     at_near.add_veth(
         &VethEnd { name: near.1, mac: None, mtu, netns: None },
         &VethEnd { name: far.1, mac: None, mtu, netns: Some(far.0.as_fd()) },
     )?;
-    let up = |netlink: &mut Netlink, name: &str, address: Prefix| -> Result<(), BedError> {
+    let up = |netlink: &mut Netlink, name: &str, addresses: Vec<Prefix>| -> Result<(), BedError> {
         quiet(netlink, name);
         netlink.set_link(name, &[LinkChange::Up])?;
-        let dev = netlink.link(name)?.index;
-        Ok(netlink.add_address(dev, address)?)
+        let link = netlink.link(name)?;
+        // A router asks for its neighbours from its link-local address (RFC 4861 7.2.2).
+        let has_v6 = addresses.iter().any(|address| address.addr().is_ipv6());
+        let link_local = link.mac.filter(|_| has_v6).map(link_local);
+        let mut addresses = addresses.into_iter().chain(link_local);
+        Ok(addresses.try_for_each(|address| netlink.add_address(link.index, address))?)
     };
     up(&mut at_near, near.1, near.2)?;
     up(&mut at_far, far.1, far.2)
 }
 
-fn prefix(octets: [u8; 4], length: u8) -> Result<Prefix, BedError> {
-    Prefix::new(IpAddr::V4(octets.into()), length).map_err(|e| BedError::Spec(e.to_string()))
+/// What there is of a family: IPv4's is the first, if there is one.
+fn of_family<T: Copy>(family: Family, first: T, v6: Option<T>, address: impl Fn(&T) -> IpAddr) -> Option<T> {
+    match family {
+        Family::V4 => Some(first).filter(|first| address(first).is_ipv4()),
+        Family::V6 => v6,
+    }
 }
 
-/// Sets `/proc/sys/NAME` of a namespace.
+/// The first, and IPv6's.
+fn both<T>(stack: Stack, of: impl Fn(Family) -> T) -> (T, Option<T>) {
+    let first = if stack.has(Family::V4) { Family::V4 } else { Family::V6 };
+    (of(first), stack.has(Family::V6).then(|| of(Family::V6)))
+}
+
+/// A host of a subnet of the underlay: 192.168.77.2/24, fd77::2/64.
+fn host_of(family: Family, subnet: u8, host: u8) -> Prefix {
+    match family {
+        Family::V4 => prefix([192, 168, subnet, host], 24),
+        Family::V6 => {
+            // The same digits: 77 is 0x77.
+            let subnet = 0xfd00 + u16::from(subnet / 10 * 16 + subnet % 10);
+            prefix([subnet, 0, 0, 0, 0, 0, 0, host.into()], 64)
+        }
+    }
+}
+
+/// The address `number` of a block.
+fn nth(block: Prefix, number: u8) -> IpAddr {
+    match block.network() {
+        IpAddr::V4(base) => Ipv4Addr::from_bits(base.to_bits() + u32::from(number)).into(),
+        IpAddr::V6(base) => Ipv6Addr::from_bits(base.to_bits() + u128::from(number)).into(),
+    }
+}
+
+fn prefix(address: impl Into<IpAddr>, length: u8) -> Prefix {
+    Prefix::new_assert(address.into(), length)
+}
+
+/// Has a namespace forward packets of a family.
+pub(super) fn forward(netns: &Netns, family: Family) -> Result<(), BedError> {
+    match family {
+        Family::V4 => write_sysctl(netns, "net/ipv4/ip_forward", "1"),
+        Family::V6 => write_sysctl(netns, "net/ipv6/conf/all/forwarding", "1"),
+    }
+}
+
+/// Sets a sysctl of a namespace.
 pub(super) fn write_sysctl(netns: &Netns, name: &str, value: &str) -> Result<(), BedError> {
-    let path = format!("/proc/sys/{name}");
-    netns.run(|| std::fs::write(&path, value))?.map_err(BedError::io(format!("write {value} to {path}")))
+    netns.run(|| sysctl::write(name, value))?.map_err(BedError::io(format!("set {name} to {value}")))
 }

@@ -123,12 +123,19 @@ pub fn peak_memory(pid: u32) -> Option<u64> {
     Some(line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()? << 10)
 }
 
-/// A counter of a namespace's /proc/net/snmp, like `Tcp` `RetransSegs`; zero where the kernel has none such.
+/// A counter of a namespace's /proc/net/snmp, like `Tcp` `RetransSegs`, or snmp6, like `Udp6` `RcvbufErrors`; zero where the
+/// kernel has none such. TCP has one for both families.
 ///
 /// # Errors
 /// The namespace cannot be entered, or has no /proc.
 pub fn counter(netns: &Netns, protocol: &str, name: &str) -> Result<u64, BedError> {
     // The thread's own, since /proc/net is that of the process.
+    if protocol.ends_with('6') {
+        let text = netns.run(|| read("/proc/thread-self/net/snmp6"))??;
+        let mut lines = text.lines().filter_map(|line| line.split_once(char::is_whitespace));
+        let value = lines.find(|(key, _)| key.strip_prefix(protocol) == Some(name));
+        return Ok(value.and_then(|(_, value)| value.trim().parse().ok()).unwrap_or(0));
+    }
     let text = netns.run(|| read("/proc/thread-self/net/snmp"))??;
     let mut lines = text.lines().filter_map(|line| line.split_once(": ")).filter(|line| line.0 == protocol);
     let (Some((_, names)), Some((_, values))) = (lines.next(), lines.next()) else { return Ok(0) };
@@ -187,5 +194,10 @@ mod tests {
         netns.run(send).unwrap();
         assert_eq!(counter(&netns, "Udp", "OutDatagrams").unwrap(), 1);
         assert_eq!(counter(&netns, "Udp", "NoSuchCounter").unwrap(), 0);
+        let send = || UdpSocket::bind("[::1]:0").unwrap().send_to(b"x", "[::1]:9").unwrap();
+        netns.run(send).unwrap();
+        assert_eq!(counter(&netns, "Udp6", "OutDatagrams").unwrap(), 1);
+        assert_eq!(counter(&netns, "Udp6", "NoSuchCounter").unwrap(), 0);
+        assert_eq!(counter(&netns, "Udp", "OutDatagrams").unwrap(), 1);
     }
 }

@@ -2,17 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io::{ErrorKind, Read};
-use std::net::{IpAddr, SocketAddr};
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
-use etherparse::{IcmpEchoHeader, Icmpv4Header, Icmpv4Slice, Icmpv4Type, Ipv4HeaderSlice};
+use etherparse::{IcmpEchoHeader, Icmpv4Header, Icmpv4Type, Icmpv6Header, Icmpv6Type, Ipv4HeaderSlice};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::BedError;
 use crate::sys::filter::Filter;
 use crate::sys::netns::Netns;
+use crate::wire::Family;
 
 /// What to send.
 #[derive(Debug, Clone, Copy)]
@@ -41,7 +42,8 @@ pub struct PingReport {
     pub sent: usize,
     /// Round-trip time of each answered request, in their order.
     pub round_trips: Vec<Duration>,
-    /// What the network said instead of an answer, like `ICMP type 3 code 1 from 10.65.0.1`, and how often.
+    /// What the network said instead of an answer, like `ICMP type 3 code 1 from 10.65.0.1` or
+    /// `ICMPv6 type 1 code 0 from fd10:65::1`, and how often.
     pub errors: BTreeMap<String, usize>,
 }
 
@@ -81,18 +83,16 @@ pub fn ping(from: &Netns, to: IpAddr, ping: Ping) -> Result<PingReport, BedError
     // Tells the replies of concurrent pings apart.
     static NEXT_ID: AtomicU16 = AtomicU16::new(1);
     let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
-    let open = || Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4));
-    let socket = from.run(open)?.map_err(BedError::io("open a raw ICMP socket (CAP_NET_RAW)"))?;
-    Filter::echo_replies(id).attach(&socket).map_err(BedError::io("filter a raw ICMP socket"))?;
+    let family = Family::of(to);
+    let socket =
+        from.run(|| open(family, id))?.map_err(BedError::io("open a raw ICMP socket (CAP_NET_RAW)"))?;
     let payload: Vec<u8> = (0..ping.size).map(|n| n as u8).collect();
     let mut report = PingReport::default();
     for seq in 0..ping.count {
         let started = Instant::now();
-        let header =
-            Icmpv4Header::with_checksum(Icmpv4Type::EchoRequest(IcmpEchoHeader { id, seq }), &payload);
-        let message = [&header.to_bytes()[..], &payload].concat();
+        let message = request(family, id, seq, &payload);
         report.sent += 1;
-        match socket.send_to(&message, &SocketAddr::new(to, 0).into()) {
+        match socket.send_to(&message, SocketAddr::new(to, 0)) {
             Ok(_) => {}
             Err(e) if e.kind() == ErrorKind::HostUnreachable => report.error(e.to_string()),
             Err(e) => return Err(BedError::io(format!("send an echo request to {to}"))(e)),
@@ -109,14 +109,40 @@ pub fn ping(from: &Netns, to: IpAddr, ping: Ping) -> Result<PingReport, BedError
     Ok(report)
 }
 
+/// A raw socket; what sends and receives datagrams does so by any of them.
+fn open(family: Family, id: u16) -> io::Result<UdpSocket> {
+    let (domain, protocol) = match family {
+        Family::V4 => (Domain::IPV4, Protocol::ICMPV4),
+        Family::V6 => (Domain::IPV6, Protocol::ICMPV6),
+    };
+    let socket = Socket::new(domain, Type::RAW, Some(protocol))?;
+    if family == Family::V4 {
+        Filter::echo_replies(id).attach(&socket)?;
+    }
+    Ok(socket.into())
+}
+
+fn request(family: Family, id: u16, seq: u16, payload: &[u8]) -> Vec<u8> {
+    let echo = IcmpEchoHeader { id, seq };
+    let header = match family {
+        Family::V4 => Icmpv4Header::with_checksum(Icmpv4Type::EchoRequest(echo), payload).to_bytes(),
+        // The kernel makes the checksum (RFC 3542 3.1).
+        Family::V6 => {
+            return [&Icmpv6Header::new(Icmpv6Type::EchoRequest(echo)).to_bytes()[..], payload].concat();
+        }
+    };
+    [&header[..], payload].concat()
+}
+
 /// The time at which the reply arrived; `None` if it did not until `deadline`.
 fn wait_reply(
-    mut socket: &Socket,
+    socket: &UdpSocket,
     (from, id, seq): (IpAddr, u16, u16),
     payload: &[u8],
     deadline: Instant,
     report: &mut PingReport,
 ) -> Result<Option<Instant>, BedError> {
+    let family = Family::of(from);
     let mut buffer = vec![0; 65536];
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -124,28 +150,53 @@ fn wait_reply(
             return Ok(None);
         }
         socket.set_read_timeout(Some(left)).map_err(BedError::io("set a time limit"))?;
-        let length = match socket.read(&mut buffer) {
-            Ok(length) => length,
+        let (length, source) = match socket.recv_from(&mut buffer) {
+            Ok((length, source)) => (length, source.ip()),
             Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => continue,
             Err(e) => return Err(BedError::io("receive an echo reply")(e)),
         };
         let now = Instant::now();
-        let Ok(ip) = Ipv4HeaderSlice::from_slice(&buffer[..length]) else { continue };
-        let Ok(icmp) = Icmpv4Slice::from_slice(&buffer[ip.slice().len()..length]) else { continue };
-        match icmp.icmp_type() {
-            Icmpv4Type::EchoReply(echo) if (echo.id, echo.seq) == (id, seq) => {
-                if IpAddr::V4(ip.source_addr()) == from && icmp.payload() == payload {
+        match said(family, &buffer[..length]) {
+            Said::Reply { to, payload: returned } if to == (id, seq) => {
+                if source == from && returned == payload {
                     return Ok(Some(now));
                 }
-                report.error(format!("a reply from {} that differs", ip.source_addr()));
+                report.error(format!("a reply from {source} that differs"));
             }
-            Icmpv4Type::EchoReply(_) | Icmpv4Type::EchoRequest(_) => {}
-            _ => report.error(format!(
-                "ICMP type {} code {} from {}",
-                icmp.type_u8(),
-                icmp.code_u8(),
-                ip.source_addr()
-            )),
+            Said::Error(kind, code) => {
+                let version = if family == Family::V4 { "" } else { "v6" };
+                report.error(format!("ICMP{version} type {kind} code {code} from {source}"));
+            }
+            Said::Reply { .. } | Said::Nothing => {}
         }
+    }
+}
+
+/// What an ICMP message means to who has sent an echo request.
+enum Said<'a> {
+    /// The reply to the request with this identifier and sequence number.
+    Reply { to: (u16, u16), payload: &'a [u8] },
+    /// Something else, by type and code.
+    Error(u8, u8),
+    /// What is not about requests.
+    Nothing,
+}
+
+/// Of IPv4 with the IP header, as the kernel gives it to raw sockets.
+fn said(family: Family, message: &[u8]) -> Said<'_> {
+    let icmp = match family {
+        Family::V4 => Ipv4HeaderSlice::from_slice(message).map_or(&[][..], |ip| &message[ip.slice().len()..]),
+        Family::V6 => message,
+    };
+    let Some(([kind, code, _, _, i0, i1, s0, s1], payload)) = icmp.split_first_chunk() else {
+        return Said::Nothing;
+    };
+    match (family, kind) {
+        (Family::V4, 0) | (Family::V6, 129) => {
+            Said::Reply { to: (u16::from_be_bytes([*i0, *i1]), u16::from_be_bytes([*s0, *s1])), payload }
+        }
+        // Requests; of IPv6 all that is no error (RFC 4443 2.1), as neighbour discovery.
+        (Family::V4, 8) | (Family::V6, 128..) => Said::Nothing,
+        _ => Said::Error(*kind, *code),
     }
 }

@@ -1,6 +1,6 @@
 //! A pod: a namespace, and for `veth` the cabling that Calico's CNI plugin would do.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -9,12 +9,17 @@ use sha1::{Digest, Sha1};
 use super::{BedError, Node};
 use crate::lpm::Prefix;
 use crate::rib::Attach;
-use crate::sys::netlink::{Family, LinkChange, Neighbour, Netlink, Route, Scope, VethEnd};
+use crate::sys::netlink::{LinkChange, Neighbour, Netlink, Route, Scope, VethEnd};
 use crate::sys::netns::Netns;
-use crate::wire::MacAddr;
+use crate::wire::{Family, MacAddr};
 
-/// The gateway that every pod has (Calico's `169.254.1.1`).
-pub(super) const GATEWAY: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(169, 254, 1, 1));
+/// The gateway that every pod has (Calico's `169.254.1.1`, and the link-local address of ee:ee:ee:ee:ee:ee).
+pub fn gateway_address(family: Family) -> IpAddr {
+    match family {
+        Family::V4 => Ipv4Addr::new(169, 254, 1, 1).into(),
+        Family::V6 => MacAddr::GATEWAY.link_local().into(),
+    }
+}
 
 /// A pod of a lab.
 #[derive(Debug)]
@@ -23,8 +28,10 @@ pub struct Pod {
     pub name: String,
     /// Its network namespace.
     pub netns: Netns,
-    /// Its only address.
+    /// Its address; IPv4's if it has both.
     pub address: IpAddr,
+    /// Its address of IPv6.
+    pub address_v6: Option<IpAddr>,
     /// The address of its `eth0`.
     pub mac: MacAddr,
     /// IP MTU of its `eth0`, bytes.
@@ -40,15 +47,19 @@ impl Pod {
     /// in the node's namespace.
     pub(super) fn create(
         name: String,
-        address: IpAddr,
+        addresses: Vec<IpAddr>,
         attach: Attach,
         mtu: u32,
         node: &Netns,
     ) -> Result<Self, BedError> {
+        let Some(address) = addresses.first().copied() else {
+            return Err(BedError::Spec(format!("{name} without an address")));
+        };
         let digest = Sha1::digest(&name);
         let pod = Self {
             netns: Netns::create()?,
             address,
+            address_v6: addresses.into_iter().find(IpAddr::is_ipv6),
             // Locally administered, the rest from the name: the same in every run.
             mac: MacAddr([0x02, digest[0], digest[1], digest[2], digest[3], digest[4]]),
             mtu,
@@ -62,7 +73,20 @@ impl Pod {
         Ok(pod)
     }
 
-    /// What the CNI plugin does: pair, addresses, `169.254.1.1 dev eth0 scope link`, default route by it.
+    /// Its addresses, IPv4 first.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        Family::ALL.into_iter().filter_map(|family| self.address_of(family))
+    }
+
+    /// Its address of a family.
+    pub fn address_of(&self, family: Family) -> Option<IpAddr> {
+        match family {
+            Family::V4 => Some(self.address).filter(IpAddr::is_ipv4),
+            Family::V6 => self.address_v6,
+        }
+    }
+
+    /// What the CNI plugin does: pair, addresses, `169.254.1.1 dev eth0 scope link`, default routes by the gateways.
     fn cable(&self, node: &Netns) -> Result<(), BedError> {
         let mut inside = self.netns.netlink()?;
         inside.add_veth(
@@ -80,14 +104,25 @@ impl Pod {
         outside.set_link(self.host_interface.as_str(), &[LinkChange::Up])?;
         inside.set_link("eth0", &[LinkChange::Up])?;
         let dev = inside.link("eth0")?.index;
-        inside.add_address(dev, Prefix::from(self.address))?;
-        let gateway = Route { dev: Some(dev), scope: Scope::Link, ..Route::to(Prefix::from(GATEWAY)) };
-        inside.add_route(&gateway)?;
-        inside.add_route(&Route { via: Some(GATEWAY), dev: Some(dev), ..Route::default_of(Family::V4) })?;
+        for family in Family::ALL {
+            let Some(address) = self.address_of(family) else { continue };
+            inside.add_address(dev, Prefix::from(address))?;
+            let via = gateway_address(family);
+            if family == Family::V4 {
+                let on_link = Route { dev: Some(dev), scope: Scope::Link, ..Route::to(Prefix::from(via)) };
+                inside.add_route(&on_link)?;
+            } else {
+                // What the kernel does by itself, without its second of looking for duplicates.
+                inside.add_address(dev, link_local(self.mac))?;
+                let end = outside.link(self.host_interface.as_str())?.index;
+                outside.add_address(end, link_local(MacAddr::GATEWAY))?;
+            }
+            inside.add_route(&Route { via: Some(via), dev: Some(dev), ..Route::default_of(family) })?;
+        }
         Ok(())
     }
 
-    /// Waits until `eth0` is there with its address and the default route: a TAP is made by the daemon.
+    /// Waits until `eth0` is there with its addresses and the default routes: a TAP is made by the daemon.
     ///
     /// # Errors
     /// It is not, after `patience`.
@@ -98,8 +133,9 @@ impl Pod {
             if Instant::now() > deadline {
                 return Err(BedError::Io {
                     operation: format!(
-                        "gave {} no eth0 with {} and a default route",
-                        self.name, self.address
+                        "gave {} no eth0 with {:?} and default routes",
+                        self.name,
+                        self.addresses().collect::<Vec<_>>()
                     ),
                     source: std::io::ErrorKind::TimedOut.into(),
                 });
@@ -111,34 +147,40 @@ impl Pod {
 
     fn configured(&self, netlink: &mut Netlink) -> bool {
         let Ok(link) = netlink.link("eth0") else { return false };
-        let has_address = netlink.addresses().is_ok_and(|all| {
-            all.iter().any(|(dev, address)| *dev == link.index && address.addr() == self.address)
-        });
-        let has_default = netlink.routes(Family::V4).is_ok_and(|all| {
-            all.iter().any(|route| route.dst.prefix_len() == 0 && route.via == Some(GATEWAY))
-        });
-        link.running && has_address && has_default
+        let all = netlink.addresses().unwrap_or_default();
+        let has =
+            |wanted: IpAddr| all.iter().any(|(dev, address)| *dev == link.index && address.addr() == wanted);
+        let mut leads = |address: IpAddr| {
+            let family = Family::of(address);
+            netlink.routes(family).is_ok_and(|all| {
+                all.iter()
+                    .any(|route| route.dst.prefix_len() == 0 && route.via == Some(gateway_address(family)))
+            })
+        };
+        link.running && self.addresses().all(|address| has(address) && leads(address))
     }
 
-    /// What the pod knows about 169.254.1.1; `None` before its first packet.
+    /// What the pod knows about its gateway of a family; `None` before its first packet.
     ///
     /// # Errors
     /// It has no `eth0`.
-    pub fn gateway(&self) -> Result<Option<Neighbour>, BedError> {
+    pub fn gateway(&self, family: Family) -> Result<Option<Neighbour>, BedError> {
         let mut netlink = self.netns.netlink()?;
         let dev = netlink.link("eth0")?.index;
-        Ok(netlink.neighbour(dev, GATEWAY)?)
+        Ok(netlink.neighbour(dev, gateway_address(family))?)
     }
 
-    /// Forgets what the pod knows about 169.254.1.1, so that it asks once more.
+    /// Forgets what the pod knows about its gateways, so that it asks once more.
     ///
     /// # Errors
     /// It has no `eth0`.
     pub fn forget_gateway(&self) -> Result<(), BedError> {
         let mut netlink = self.netns.netlink()?;
         let dev = netlink.link("eth0")?.index;
-        // Nothing known is what we wanted.
-        let _ = netlink.delete_neighbour(dev, GATEWAY);
+        for family in Family::ALL {
+            // Nothing known is what we wanted.
+            let _ = netlink.delete_neighbour(dev, gateway_address(family));
+        }
         Ok(())
     }
 
@@ -147,6 +189,11 @@ impl Pod {
         let dashed = |text: &str| text.replace('-', "--");
         format!("{}-k8s-{}-eth0", dashed(&node.name), dashed(&self.name))
     }
+}
+
+/// The address that the kernel makes by itself, which then waits for a second.
+pub(super) fn link_local(mac: MacAddr) -> Prefix {
+    Prefix::new_assert(mac.link_local().into(), 64)
 }
 
 /// Calico's rule for the host end: `cali` and the first 11 hexadecimal digits of sha1 of `namespace.pod`.
@@ -160,7 +207,7 @@ fn host_interface(namespace: &str, pod: &str) -> String {
     name
 }
 
-/// No IPv6 chatter on a link, where the kernel has IPv6 at all.
+/// No IPv6 of the kernel's own making on a link, where it has IPv6 at all.
 pub(super) fn quiet(netlink: &mut Netlink, link: &str) {
     let _ = netlink.set_link(link, &[LinkChange::NoLinkLocal]);
 }

@@ -4,11 +4,19 @@ use std::fmt::Write;
 
 use super::lab::{Lab, Mode, Node};
 use super::{BedError, Pod};
+use crate::lpm::Prefix;
 use crate::rib::Attach;
+use crate::wire::Family;
 
 /// Writes all files of the lab.
 pub(super) fn write(lab: &Lab) -> Result<(), BedError> {
-    lab.resources.write("pool.yaml", &pool(lab.spec.mode))?;
+    for family in lab.spec.pods.families() {
+        let name = match family {
+            Family::V4 => "pool.yaml",
+            Family::V6 => "pool-v6.yaml",
+        };
+        lab.resources.write(name, &pool(family, lab.spec.mode_of(family)))?;
+    }
     for node in &lab.nodes {
         lab.resources.write(&format!("{}.yaml", node.name), &self::node(node, lab.spec.mode))?;
         for pod in &node.pods {
@@ -28,7 +36,11 @@ pub(super) fn pod_file(pod: &Pod) -> String {
     format!("workload-{}.yaml", pod.name)
 }
 
-fn pool(mode: Mode) -> String {
+fn pool(family: Family, mode: Mode) -> String {
+    let (name, size) = match family {
+        Family::V4 => ("pods", 26),
+        Family::V6 => ("pods-v6", 122),
+    };
     let (ipip, vxlan) = match mode {
         Mode::Ipip => ("Always", "Never"),
         Mode::Vxlan => ("Never", "Always"),
@@ -40,31 +52,43 @@ fn pool(mode: Mode) -> String {
         "apiVersion: projectcalico.org/v3
 kind: IPPool
 metadata:
-  name: pods
+  name: {name}
 spec:
   cidr: {cidr}
-  blockSize: 26
+  blockSize: {size}
   ipipMode: {ipip}
   vxlanMode: {vxlan}
   natOutgoing: false
 ",
-        cidr = Lab::pool()
+        cidr = Lab::pool(family)
     )
 }
 
 fn node(node: &Node, mode: Mode) -> String {
-    let Node { name, tunnel_address, block, .. } = node;
-    // Calico gives a node the tunnel addresses that its pools' modes need, and no others.
-    let (ipip, vxlan) = match mode {
-        Mode::Ipip | Mode::IpipCrossSubnet => {
-            (format!("    ipv4IPIPTunnelAddr: {tunnel_address}\n"), String::new())
+    let name = &node.name;
+    let (mut bgp, mut spec, mut blocks) = (String::new(), String::new(), String::new());
+    for family in Family::ALL {
+        let version = match family {
+            Family::V4 => "ipv4",
+            Family::V6 => "ipv6",
+        };
+        if let Some(address) = node.underlay_of(family) {
+            let _ = writeln!(bgp, "    {version}Address: {address}");
         }
-        Mode::Vxlan | Mode::VxlanCrossSubnet => {
-            (String::new(), format!("  ipv4VXLANTunnelAddr: {tunnel_address}\n"))
+        // Calico gives a node the tunnel addresses that its pools' modes need, and no others.
+        let _ = match (mode, node.tunnel_address_of(family)) {
+            (Mode::Ipip | Mode::IpipCrossSubnet, Some(address)) if family == Family::V4 => {
+                writeln!(bgp, "    ipv4IPIPTunnelAddr: {address}")
+            }
+            (Mode::Vxlan | Mode::VxlanCrossSubnet, Some(address)) => {
+                writeln!(spec, "  {version}VXLANTunnelAddr: {address}")
+            }
+            _ => Ok(()),
+        };
+        if let Some(block) = node.block_of(family) {
+            blocks += &self::block(name, block);
         }
-        Mode::None => Default::default(),
-    };
-    let block_name = block.to_string().replace(['.', '/'], "-");
+    }
     format!(
         "apiVersion: projectcalico.org/v3
 kind: Node
@@ -72,18 +96,23 @@ metadata:
   name: {name}
 spec:
   bgp:
-    ipv4Address: {address}
-{ipip}{vxlan}---
+{bgp}{spec}{blocks}"
+    )
+}
+
+fn block(node: &str, block: Prefix) -> String {
+    let name = block.to_string().replace(['.', ':', '/'], "-");
+    format!(
+        "---
 apiVersion: projectcalico.org/v3
 kind: BlockAffinity
 metadata:
-  name: {name}-{block_name}
+  name: {node}-{name}
 spec:
   cidr: {block}
-  node: {name}
+  node: {node}
   state: confirmed
-",
-        address = node.underlay,
+"
     )
 }
 
@@ -113,15 +142,16 @@ metadata:
   pod: {pod}
   endpoint: eth0
   interfaceName: {interface}
-  ipNetworks:
-    - {address}/32
   mac: {mac}
+  ipNetworks:
 ",
         node = node.name,
         pod = pod.name,
         interface = pod.host_interface,
-        address = pod.address,
         mac = pod.mac,
     );
+    for address in pod.addresses() {
+        let _ = writeln!(text, "    - {}", Prefix::from(address));
+    }
     text
 }

@@ -142,6 +142,11 @@ pub trait View<'a>: Copy {
     /// A piece that does not begin with the transport header.
     fn is_later_fragment(&self) -> bool;
 
+    /// Each segment of its payload may have a copy of its headers, checksums over its addresses: no fragment header
+    /// is among them, no authentication (RFC 4302), and no routing header that names another last destination
+    /// (RFC 8200 8.1).
+    fn has_common_headers(&self) -> bool;
+
     /// Header, options and extension headers.
     #[inline(always)]
     fn header(&self) -> &'a [u8] {
@@ -289,6 +294,11 @@ impl<'a> View<'a> for Ipv4<'a> {
     }
 
     #[inline(always)]
+    fn has_common_headers(&self) -> bool {
+        true
+    }
+
+    #[inline(always)]
     fn packet(&self) -> &'a [u8] {
         Ipv4::packet(self)
     }
@@ -360,6 +370,11 @@ impl<'a> View<'a> for Ipv6<'a> {
     #[inline(always)]
     fn is_later_fragment(&self) -> bool {
         Ipv6::is_later_fragment(self)
+    }
+
+    #[inline(always)]
+    fn has_common_headers(&self) -> bool {
+        Ipv6::has_common_headers(self)
     }
 
     #[inline(always)]

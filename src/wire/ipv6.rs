@@ -25,7 +25,7 @@
 //! | header | |
 //! |---|---|
 //! | hop-by-hop options, right behind the fixed header; routing; destination options | walked by their length |
-//! | fragment | walked in a first fragment; what follows it in a later one is not looked at |
+//! | fragment | walked in a first fragment, which must have all headers and the transport's first 8 bytes (RFC 7112 5); what follows it in a later one is not looked at |
 //! | authentication (RFC 4302) | walked by its length |
 //! | anything else, and hop-by-hop options elsewhere | what the packet carries |
 
@@ -44,6 +44,9 @@ pub const MAX_EXTENSIONS: usize = 8;
 pub const MAX_EXTENSION_BYTES: usize = 256;
 /// The least MTU that every link has (RFC 8200 5), bytes.
 pub const MIN_MTU: u16 = 1280;
+
+/// Bytes of the shortest transport header.
+const LEAST_TRANSPORT: usize = 8;
 
 const MORE_FRAGMENTS: u16 = 0x0001;
 /// Counts bytes, as its lower three bits are not part of it.
@@ -69,6 +72,8 @@ struct Chain {
     fragment: u16,
     /// Where the fragment header stands; 0 without one.
     fragment_at: u16,
+    /// A header belongs to this packet alone: fragment, authentication, routing with segments left.
+    is_particular: bool,
 }
 
 impl<'a> Ipv6<'a> {
@@ -208,6 +213,13 @@ impl<'a> Ipv6<'a> {
         Some(u32::from_be_bytes(*id))
     }
 
+    /// Each segment of the payload may have a copy of the headers, checksums over the addresses: no fragment header
+    /// is among them, no authentication, and no routing header that names another last destination (RFC 8200 8.1).
+    #[inline]
+    pub fn has_common_headers(&self) -> bool {
+        !self.chain.is_particular
+    }
+
     /// The extension headers that were walked.
     #[inline]
     pub fn extensions(&self) -> &'a [u8] {
@@ -253,7 +265,7 @@ impl<'a> Ipv6<'a> {
 impl Chain {
     #[inline(always)]
     const fn none(protocol: Protocol) -> Chain {
-        Chain { len: HEADER_LEN as u16, protocol, fragment: 0, fragment_at: 0 }
+        Chain { len: HEADER_LEN as u16, protocol, fragment: 0, fragment_at: 0, is_particular: false }
     }
 }
 
@@ -291,15 +303,27 @@ fn walk(packet: &[u8]) -> Result<Chain, (Chain, Malformed)> {
             return Err((chain, Malformed::Ipv6ExtensionTruncated));
         }
         if chain.protocol == Protocol::FRAGMENT {
-            chain.fragment = u16::from_be_bytes([header[2], header[3]]);
+            // A second fragment header may say more, and takes nothing back: the first one's offset was 0.
+            chain.fragment |= u16::from_be_bytes([header[2], header[3]]);
             chain.fragment_at = chain.len;
         }
+        chain.is_particular |= match chain.protocol {
+            Protocol::FRAGMENT | Protocol::AH => true,
+            Protocol::ROUTING => header[3] > 0,
+            _ => false,
+        };
         chain.protocol = Protocol(header[0]);
         // Within the bounds of a moment ago.
         chain.len = (at + len) as u16;
         if chain.fragment & FRAGMENT_OFFSET != 0 {
-            break;
+            return Ok(chain);
         }
+    }
+    // What a first fragment carries would hide in the second.
+    let is_cut =
+        chain.fragment & MORE_FRAGMENTS != 0 && packet.len() < usize::from(chain.len) + LEAST_TRANSPORT;
+    if is_cut && chain.protocol != Protocol::NO_NEXT_HEADER {
+        return Err((chain, Malformed::Ipv6ExtensionTruncated));
     }
     Ok(chain)
 }
@@ -425,8 +449,25 @@ mod tests {
     }
 
     #[test]
+    fn headers_of_one_packet_alone_are_told() {
+        let has_common = |kind, third| {
+            let udp = [0xc0, 1, 0, 53, 0, 8, 0, 0];
+            let bytes = packet(kind, &[&[Protocol::UDP.0, 0, 0, third, 0, 0, 0, 0][..], &udp].concat());
+            let ip = Ipv6::parse(&bytes).unwrap();
+            assert_eq!((ip.protocol(), ip.header_len()), (Protocol::UDP, 48));
+            ip.has_common_headers()
+        };
+        assert!(Ipv6::parse(&packet(Protocol::UDP, &[0; 8])).unwrap().has_common_headers());
+        assert!(has_common(Protocol::HOP_BY_HOP, 4) && has_common(Protocol::DESTINATION_OPTIONS, 4));
+        // Where the last segment has been reached, the packet's destination is the last one.
+        assert!(has_common(Protocol::ROUTING, 0) && !has_common(Protocol::ROUTING, 1));
+        assert!(!has_common(Protocol::FRAGMENT, 0) && !has_common(Protocol::AH, 0));
+    }
+
+    #[test]
     fn a_later_fragment_is_not_looked_into() {
-        let first = packet(Protocol::FRAGMENT, &[17, 0, 0, 1, 0xde, 0xad, 0xbe, 0xef, 0, 1, 2, 3]);
+        let first =
+            packet(Protocol::FRAGMENT, &[17, 0, 0, 1, 0xde, 0xad, 0xbe, 0xef, 0, 1, 2, 3, 4, 5, 6, 7]);
         let ip = Ipv6::parse(&first).unwrap();
         assert!(ip.is_fragment() && !ip.is_later_fragment() && ip.more_fragments());
         assert_eq!((ip.protocol(), ip.header_len(), ip.id()), (Protocol::UDP, 48, Some(0xdead_beef)));
@@ -439,6 +480,27 @@ mod tests {
 
         let atomic = packet(Protocol::FRAGMENT, &[17, 0, 0, 0, 0, 0, 0, 1, 0, 1, 2, 3]);
         assert!(!Ipv6::parse(&atomic).unwrap().is_fragment());
+        // An atomic one inside a first fragment does not make it whole.
+        let nested = [44, 0, 0, 1, 0, 0, 0, 1, 17, 0, 0, 0, 0, 0, 0, 2, 0, 1, 2, 3, 4, 5, 6, 7];
+        let nested = packet(Protocol::FRAGMENT, &nested);
+        assert!(Ipv6::parse(&nested).unwrap().is_fragment());
+    }
+
+    /// RFC 7112 5: who judges by the first fragment must see there what it carries.
+    #[test]
+    fn a_first_fragment_has_all_headers() {
+        let fragment = |options: &[u8], transport: usize| {
+            let next = if options.is_empty() { 17 } else { 60 };
+            let header = [next, 0, 0, 1, 0, 0, 0, 7];
+            packet(Protocol::FRAGMENT, &[&header[..], options, &vec![0; transport]].concat())
+        };
+        let options = [17, 0, 1, 4, 0, 0, 0, 0];
+        for (options, transport) in [(&options[..], 0), (&options, 7), (&[], 0), (&[], 7)] {
+            let cut = fragment(options, transport);
+            assert_eq!(Ipv6::parse(&cut).err(), Some(Malformed::Ipv6ExtensionTruncated));
+            assert!(Ipv6::parse_quoted(&cut).is_ok());
+            assert!(Ipv6::parse(&fragment(options, 8)).is_ok());
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Ethernet addresses.
 
 use std::fmt;
+use std::net::Ipv6Addr;
 use std::str::FromStr;
 
 /// An Ethernet (EUI-48) address.
@@ -16,6 +17,12 @@ impl MacAddr {
     /// True for group addresses, broadcast included (IEEE 802: bit 0 of the first octet).
     pub fn is_multicast(&self) -> bool {
         self.0[0] & 1 == 1
+    }
+
+    /// The IPv6 address on its link that is made of it (RFC 4291 2.5.6 and appendix A).
+    pub fn link_local(self) -> Ipv6Addr {
+        let [a, b, c, d, e, f] = self.0;
+        [0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f].into()
     }
 }
 

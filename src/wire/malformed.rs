@@ -59,6 +59,17 @@ pub enum Malformed {
     /// Fewer than 8 bytes.
     #[error("ICMP header cut short")]
     IcmpTruncated,
+    /// A neighbour solicitation or advertisement of fewer than 24 bytes.
+    #[error("neighbour discovery message cut short")]
+    NdpTruncated,
+    /// An option of length zero, one that ends beyond the message, a link-layer address that is not
+    /// Ethernet's (RFC 4861 4.6), or more options than are walked.
+    #[error("neighbour discovery option is malformed")]
+    NdpOption,
+    /// Code, target, or the packet's addresses, hop limit or checksum are what no such message has
+    /// (RFC 4861 7.1).
+    #[error("neighbour discovery message that RFC 4861 7.1 forbids")]
+    NdpForbidden,
     /// Fewer than 8 bytes.
     #[error("VXLAN header cut short")]
     VxlanTruncated,

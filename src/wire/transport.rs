@@ -15,11 +15,12 @@ pub struct Transport {
 }
 
 impl Transport {
-    /// `None` for other protocols, fragments, and headers that do not parse.
+    /// `None` for other protocols, fragments, headers that do not parse, and behind headers that segments cannot
+    /// have [in common](View::has_common_headers).
     pub fn parse<'a>(ip: &impl View<'a>) -> Option<Transport> {
         let protocol = ip.protocol();
         let header_len = match protocol {
-            _ if ip.is_fragment() => return None,
+            _ if ip.is_fragment() || !ip.has_common_headers() => return None,
             Protocol::TCP => Tcp::parse(ip.payload()).ok()?.header_len(),
             Protocol::UDP => Udp::parse(ip.payload()).ok().map(|_| udp::HEADER_LEN)?,
             _ => return None,

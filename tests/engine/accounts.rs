@@ -26,12 +26,12 @@ fn a_drop_is_counted_with_who_handed_the_frame_in() {
         (BETA.into(), ip(BETA_IP).sent_by(BETA_MAC)),
         (GAMMA.into(), ip(GAMMA_IP).sent_by(GAMMA_MAC)),
         (GAMMA.into(), ip(GAMMA_IP_2).sent_by(GAMMA_MAC)),
-        (PortId::Vxlan, ip(B_VXLAN).in_vxlan(PEER_B, VTEP_A, VTEP_B)),
+        (VXLAN, ip(B_VXLAN).in_vxlan(PEER_B, VTEP_A, VTEP_B)),
         (PortId::Ipip, ip(C_IPIP).in_ipip(PEER_C, NODE)),
         // Without encapsulation it is the source that tells.
-        (PortId::Underlay, ip(B_DIRECT).on_underlay()),
-        (PortId::Underlay, ip(PEER_C).on_underlay()),
-        (PortId::Underlay, ip(OUTSIDE).on_underlay()),
+        (UNDERLAY, ip(B_DIRECT).on_underlay()),
+        (UNDERLAY, ip(PEER_C).on_underlay()),
+        (UNDERLAY, ip(OUTSIDE).on_underlay()),
         (PortId::Host, ip(OUTSIDE).plain()),
     ]);
     let all = [(BETA, 1), (GAMMA, 2)].map(|(id, count)| (Party::Endpoint(id), count));
@@ -40,7 +40,7 @@ fn a_drop_is_counted_with_who_handed_the_frame_in() {
 
     // Strangers share an account, however many they are, and whatever they forge inside.
     let strangers = (1..100).map(|n| Ipv4Addr::from(u32::from(stranger) + n));
-    bed.exchange(strangers.map(|from| (PortId::Vxlan, ip(B_VXLAN).in_vxlan(from, VTEP_A, VTEP_B))));
+    bed.exchange(strangers.map(|from| (VXLAN, ip(B_VXLAN).in_vxlan(from, VTEP_A, VTEP_B))));
     assert_eq!(dropped(&bed, DropReason::UnknownPeer), [(Party::Underlay, 99)]);
     assert_eq!(bed.parties().len(), 3 + 2 + 3, "endpoints, peers, and those that are always there");
 }
@@ -51,8 +51,8 @@ fn a_punt_and_what_comes_of_it_are_counted_with_who_handed_the_frame_in() {
     let error = |src| Ip::icmp(src, ALPHA_IP, [11, 0], &[0; 12]).ttl(1);
     bed.exchange([
         (BETA.into(), error(BETA_IP).sent_by(BETA_MAC)),
-        (PortId::Vxlan, error(B_VXLAN).in_vxlan(PEER_B, VTEP_A, VTEP_B)),
-        (PortId::Underlay, error(B_DIRECT).on_underlay()),
+        (VXLAN, error(B_VXLAN).in_vxlan(PEER_B, VTEP_A, VTEP_B)),
+        (UNDERLAY, error(B_DIRECT).on_underlay()),
     ]);
     assert_eq!(dropped(&bed, DropReason::IcmpNotDue), [(Party::Endpoint(BETA), 1), (B, 2)]);
     let expired = |party| bed.parties()[&party].punted[PuntReason::TtlExpired.index()];
@@ -63,7 +63,7 @@ fn a_punt_and_what_comes_of_it_are_counted_with_who_handed_the_frame_in() {
 fn what_a_port_does_not_take_is_counted_with_the_port() {
     let mut bed = Bed::new();
     bed.attach(BETA.into(), Some(Neighbor::unknown()));
-    bed.detach(PortId::Vxlan);
+    bed.detach(VXLAN);
     bed.one(ALPHA, Ip::udp(ALPHA_IP, B_VXLAN, 1).sent_by(ALPHA_MAC));
     assert_eq!(dropped(&bed, DropReason::PortUnavailable), [(Party::Underlay, 1)]);
 }
@@ -79,7 +79,7 @@ fn who_is_gone_leaves_its_counts() {
     let of_c = |line: &&str| line.starts_with("node c") || line.ends_with(" c");
     let without: Vec<&str> = CLUSTER.lines().filter(|line| !of_c(line)).collect();
     bed.publish(compile(&without.join("\n"), "a", Machine::default()));
-    bed.one(PortId::Vxlan, ip(B_VXLAN).in_vxlan(PEER_B, VTEP_A, VTEP_B));
+    bed.one(VXLAN, ip(B_VXLAN).in_vxlan(PEER_B, VTEP_A, VTEP_B));
     assert_eq!(dropped(&bed, DropReason::TtlZero), [(B, 1), (Party::Gone, 2)]);
 
     bed.attach(BETA.into(), Some(Neighbor::learned(BETA_MAC)));
@@ -102,14 +102,14 @@ fn traffic_is_counted_with_both_ends() {
         (ALPHA.into(), ip(ALPHA_IP, B_VXLAN).sent_by(ALPHA_MAC)),
         (ALPHA.into(), ip(ALPHA_IP, B_IPIP).sent_by(ALPHA_MAC)),
         (ALPHA.into(), ip(ALPHA_IP, B_DIRECT).sent_by(ALPHA_MAC)),
-        (PortId::Vxlan, ip(C_VXLAN, ALPHA_IP).in_vxlan(PEER_C, VTEP_A, VTEP_B)),
-        (PortId::Vxlan, ip(C_VXLAN, ALPHA_IP).in_vxlan(PEER_C, VTEP_A, VTEP_B)),
+        (VXLAN, ip(C_VXLAN, ALPHA_IP).in_vxlan(PEER_C, VTEP_A, VTEP_B)),
+        (VXLAN, ip(C_VXLAN, ALPHA_IP).in_vxlan(PEER_C, VTEP_A, VTEP_B)),
         (PortId::Ipip, ip(C_IPIP, ALPHA_IP).in_ipip(PEER_C, NODE)),
-        (PortId::Underlay, ip(B_DIRECT, ALPHA_IP).on_underlay()),
+        (UNDERLAY, ip(B_DIRECT, ALPHA_IP).on_underlay()),
         (PortId::Host, ip(OUTSIDE, ALPHA_IP).plain()),
         (ALPHA.into(), ip(ALPHA_IP, OUTSIDE).sent_by(ALPHA_MAC)),
         // Forged, and so nobody's traffic.
-        (PortId::Vxlan, ip(B_VXLAN, ALPHA_IP).in_vxlan(PEER_C, VTEP_A, VTEP_B)),
+        (VXLAN, ip(B_VXLAN, ALPHA_IP).in_vxlan(PEER_C, VTEP_A, VTEP_B)),
     ]);
     let parties = bed.parties();
     let traffic = |party: Party| {

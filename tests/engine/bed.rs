@@ -1,7 +1,7 @@
 //! A node in memory: one worker with a memory port of each kind, over the FIB that resources give.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -16,10 +16,16 @@ use margay::io::memory::{MemoryFrame, MemoryPort, Wire};
 use margay::resource::{Resources, parse};
 use margay::rib::{NodePlan, plan};
 use margay::slowpath::probe::Prober;
-use margay::wire::MacAddr;
+use margay::wire::{Family, MacAddr};
 
 /// This node, the peers B and C, and A's pods. ALPHA's MAC is given, BETA's is not; GAMMA has two addresses.
 pub const NODE: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 1);
+pub const VXLAN: PortId = PortId::Vxlan(Family::V4);
+pub const UNDERLAY: PortId = PortId::Underlay(Family::V4);
+pub const UNDERLAY_V6: PortId = PortId::Underlay(Family::V6);
+pub const ERRORS: PortId = PortId::Errors(Family::V4);
+pub const VXLAN_V6: PortId = PortId::Vxlan(Family::V6);
+pub const ERRORS_V6: PortId = PortId::Errors(Family::V6);
 pub const PEER_B: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 2);
 pub const PEER_C: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 3);
 /// A's VXLAN tunnel address: the source of its ICMP errors.
@@ -35,6 +41,7 @@ pub const ALPHA_MAC: MacAddr = MacAddr([0x02, 0, 0, 0, 0, 0x0a]);
 pub const BETA_MAC: MacAddr = MacAddr([0x02, 0, 0, 0, 0, 0x0b]);
 pub const GAMMA_MAC: MacAddr = MacAddr([0x02, 0, 0, 0, 0, 0x0c]);
 pub const VTEP_A: MacAddr = MacAddr([0x66, 0, 0, 0, 0, 0x01]);
+pub const VTEP_C: MacAddr = MacAddr([0x66, 0, 0, 0, 0, 3]);
 pub const VTEP_B: MacAddr = MacAddr([0x66, 0, 0, 0, 0, 0x02]);
 /// Pods of B, behind VXLAN, IPIP and no encapsulation; a pod of C behind VXLAN.
 pub const B_VXLAN: Ipv4Addr = Ipv4Addr::new(10, 65, 0, 66);
@@ -70,6 +77,67 @@ pod beta a 10.65.0.3/32
 pod gamma a 10.65.0.4/32,10.66.0.4/32 mac=02:00:00:00:00:0c
 ";
 
+/// The same with IPv6: A and its peer B have both underlays, C has IPv4 alone. ALPHA is dual-stack, BETA and GAMMA have IPv6.
+pub const CLUSTER6: &str = "
+node a 192.168.77.1/24 vxlan=10.65.0.1 mac=66:00:00:00:00:01 ip6=fd00:77::1/64 vxlan6=fd00:10:65::1 mac6=66:00:00:00:06:01
+node b 192.168.77.2/24 mac=66:00:00:00:00:02 ip6=fd00:77::2/64 vxlan6=fd00:10:65:1::1 mac6=66:00:00:00:06:02
+node c 192.168.77.3/24 mac=66:00:00:00:00:03
+pool 10.65.0.0/16 vxlanMode
+pool fd00:10:65::/48 vxlanMode
+pool fd00:10:67::/48
+block 10.65.0.0/26 a
+block 10.65.0.64/26 b
+block fd00:10:65::/122 a
+block fd00:10:65:1::/122 b
+block fd00:10:65:2::/122 c
+block fd00:10:67:1::/122 b
+pod alpha a 10.65.0.2/32,fd00:10:65::2/128 mac=02:00:00:00:00:0a
+pod beta a fd00:10:65::3/128 mac=02:00:00:00:00:0b
+pod gamma a fd00:10:65::4/128
+";
+
+pub const NODE6: Ipv6Addr = v6("fd00:77::1");
+pub const PEER_B6: Ipv6Addr = v6("fd00:77::2");
+pub const TUNNEL_A6: Ipv6Addr = v6("fd00:10:65::1");
+pub const ALPHA6: Ipv6Addr = v6("fd00:10:65::2");
+pub const BETA6: Ipv6Addr = v6("fd00:10:65::3");
+pub const GAMMA6: Ipv6Addr = v6("fd00:10:65::4");
+/// Addresses that B and C have: behind VXLAN over IPv6, over IPv4, and behind no encapsulation.
+pub const B_OVER_V6: Ipv6Addr = v6("fd00:10:65:1::5");
+pub const C_OVER_V4: Ipv6Addr = v6("fd00:10:65:2::5");
+pub const B_DIRECT6: Ipv6Addr = v6("fd00:10:67:1::5");
+pub const OUTSIDE6: Ipv6Addr = v6("2606:4700::1111");
+pub const GATEWAY6: Ipv6Addr = v6("fe80::ecee:eeff:feee:eeee");
+pub const VTEP_A6: MacAddr = MacAddr([0x66, 0, 0, 0, 6, 1]);
+pub const VTEP_B6: MacAddr = MacAddr([0x66, 0, 0, 0, 6, 2]);
+
+/// An address in its text form: groups of hexadecimal digits, `::` once.
+const fn v6(text: &str) -> Ipv6Addr {
+    let (bytes, mut at) = (text.as_bytes(), 0);
+    // The groups before the gap, and those after it.
+    let (mut bits, mut before, mut after, mut is_after) = ([0_u128; 2], 0, 0, false);
+    while at < bytes.len() {
+        if bytes[at] == b':' {
+            is_after |= at + 1 < bytes.len() && bytes[at + 1] == b':';
+            at += 1;
+            continue;
+        }
+        let mut group = 0;
+        while at < bytes.len() && bytes[at] != b':' {
+            let digit = if bytes[at] >= b'a' { bytes[at] - b'a' + 10 } else { bytes[at] - b'0' };
+            group = group << 4 | digit as u128;
+            at += 1;
+        }
+        bits[is_after as usize] = bits[is_after as usize] << 16 | group;
+        match is_after {
+            true => after += 1,
+            false => before += 1,
+        }
+    }
+    assert!(is_after && before + after < 8);
+    Ipv6Addr::from_bits(bits[0] << (16 * (8 - before)) | bits[1])
+}
+
 /// Calico's resources from a line each.
 pub fn resources(lines: &str) -> Resources {
     let mut text = String::new();
@@ -79,9 +147,15 @@ pub fn resources(lines: &str) -> Resources {
         let line = |key: &str, value: Option<&str>| value.map(|value| format!("\n  {key}: {value}"));
         let (kind, name, spec) = match words[..] {
             ["node", name, address, ..] => {
-                let ipip = option("ipip").map(|address| format!(", ipv4IPIPTunnelAddr: {address}"));
-                let mut spec = format!("bgp: {{ipv4Address: {address}{}}}", ipip.unwrap_or_default());
+                let ipip = option("ipip").map(|address| format!("ipv4IPIPTunnelAddr: {address}"));
+                let ip4 = (address != "-").then(|| format!("ipv4Address: {address}, "));
+                let ip6 = option("ip6").map(|address| format!("ipv6Address: '{address}', "));
+                let bgp = [ip4, ip6, ipip].map(Option::unwrap_or_default).concat();
+                let mut spec = format!("bgp: {{{bgp}}}");
                 spec.extend(line("ipv4VXLANTunnelAddr", option("vxlan")));
+                let quoted = |key| option(key).map(|value| format!("'{value}'"));
+                spec.extend(line("ipv6VXLANTunnelAddr", quoted("vxlan6").as_deref()));
+                spec.extend(line("vxlanTunnelMACAddrV6", quoted("mac6").as_deref()));
                 spec.extend(line(
                     "vxlanTunnelMACAddr",
                     option("mac").map(|mac| format!("'{mac}'")).as_deref(),
@@ -91,14 +165,15 @@ pub fn resources(lines: &str) -> Resources {
             ["pool", cidr, ..] => {
                 let mode = words.iter().find(|word| word.ends_with("Mode"));
                 let mode = mode.map_or(String::new(), |mode| format!("\n  {mode}: Always"));
-                ("IPPool", format!("pool{index}"), format!("cidr: {cidr}{mode}"))
+                ("IPPool", format!("pool{index}"), format!("cidr: '{cidr}'{mode}"))
             }
             ["block", cidr, node] => {
-                let spec = format!("cidr: {cidr}\n  node: {node}\n  state: confirmed");
+                let spec = format!("cidr: '{cidr}'\n  node: {node}\n  state: confirmed");
                 ("BlockAffinity", format!("block{index}"), spec)
             }
             ["pod", name, node, addresses, ..] => {
-                let mut spec = format!("node: {node}\n  ipNetworks: [{addresses}]");
+                let addresses = addresses.replace(',', "', '");
+                let mut spec = format!("node: {node}\n  ipNetworks: ['{addresses}']");
                 spec.extend(line("mac", option("mac").map(|mac| format!("'{mac}'")).as_deref()));
                 let spoofed = option("spoofs").map(|prefixes| format!("[{prefixes}]"));
                 spec.extend(line("allowSpoofedSourcePrefixes", spoofed.as_deref()));
@@ -157,10 +232,15 @@ pub fn compile(lines: &str, node: &str, machine: Machine) -> Fib {
         endpoints: (0..plan.endpoints.len() as u32)
             .map(|id| Some(Attachment { id: EndpointId(id), mtu: machine.pod_mtu }))
             .collect(),
-        peer_mtus: vec![UNDERLAY_MTU; plan.peers.len()],
+        peer_mtus: plan
+            .peers
+            .iter()
+            .flat_map(|peer| peer.underlays.addresses())
+            .map(|peer| (peer, UNDERLAY_MTU))
+            .collect(),
         host_mtu: machine.host_mtu,
         outer_ttl: machine.outer_ttl,
-        icmp_source: machine.icmp_source,
+        icmp_sources: machine.icmp_source.map(IpAddr::V4).into_iter().collect(),
     };
     Fib::compile(&plan, &environment).unwrap_or_else(|error| panic!("{error}"))
 }
@@ -246,8 +326,17 @@ impl Bed {
 
     /// Adds the node's own ports, and these endpoints.
     pub fn with_ports<const N: usize>(mut self, endpoints: [(PortId, Option<Arc<Neighbor>>); N]) -> Self {
-        let fixed =
-            [PortId::Ipip, PortId::Vxlan, PortId::Direct, PortId::Underlay, PortId::Host, PortId::Errors];
+        let fixed = [
+            PortId::Ipip,
+            VXLAN,
+            PortId::Direct,
+            UNDERLAY,
+            PortId::Host,
+            ERRORS,
+            VXLAN_V6,
+            ERRORS_V6,
+            UNDERLAY_V6,
+        ];
         for (id, neighbor) in fixed.into_iter().map(|id| (id, None)).chain(endpoints) {
             self.attach(id, neighbor);
         }

@@ -73,7 +73,7 @@ fn vxlan_has_its_outer_headers_both_ways() {
     let mut bed = Bed::new();
     let mut catch = capture(&mut bed, all());
     bed.one(ALPHA, Ip::udp(ALPHA_IP, B_VXLAN, 9).sent_by(ALPHA_MAC));
-    bed.one(PortId::Vxlan, Ip::udp(B_VXLAN, ALPHA_IP, 9).in_vxlan(PEER_B, VTEP_A, VTEP_B));
+    bed.one(VXLAN, Ip::udp(B_VXLAN, ALPHA_IP, 9).in_vxlan(PEER_B, VTEP_A, VTEP_B));
     let records = records(&mut catch);
     assert_eq!(records.len(), 4);
     for (record, src, dst) in [(&records[1], NODE, PEER_B), (&records[2], PEER_B, NODE)] {
@@ -173,7 +173,7 @@ impl Port for Full {
 fn what_a_port_does_not_take_is_captured_with_the_reason() {
     let mut bed = Bed::new();
     bed.attach_port(BETA.into(), Box::new(Full { takes: 1 }), Some(Neighbor::learned(BETA_MAC)));
-    bed.detach(PortId::Vxlan);
+    bed.detach(VXLAN);
     let mut catch = capture(&mut bed, Wanted { dropped: true, ..all() });
     let to_beta = (PortId::from(ALPHA), Ip::udp(ALPHA_IP, BETA_IP, 1).sent_by(ALPHA_MAC));
     bed.exchange([to_beta.clone(), to_beta]);
@@ -184,7 +184,7 @@ fn what_a_port_does_not_take_is_captured_with_the_reason() {
         [
             (Some(BETA.into()), Way::Out, refused),
             (Some(BETA.into()), Way::Out, refused),
-            (Some(PortId::Vxlan), Way::Out, Outcome::Dropped(DropReason::PortUnavailable)),
+            (Some(VXLAN), Way::Out, Outcome::Dropped(DropReason::PortUnavailable)),
         ]
     );
 }
@@ -198,7 +198,7 @@ fn only_what_is_wanted_is_captured() {
             udp(C_IPIP),
             udp(BETA_IP),
             (PortId::from(GAMMA), Ip::tcp(GAMMA_IP, BETA_IP, 1).sent_by(GAMMA_MAC)),
-            (PortId::Vxlan, Ip::udp(B_VXLAN, BETA_IP, 1).in_vxlan(PEER_B, VTEP_A, VTEP_B)),
+            (VXLAN, Ip::udp(B_VXLAN, BETA_IP, 1).in_vxlan(PEER_B, VTEP_A, VTEP_B)),
         ]
     };
     for (wanted, expected) in [
@@ -263,8 +263,8 @@ fn the_last_frames_of_each_reason_are_kept_as_they_came() {
         |n: u8| (PortId::from(ALPHA), Ip::udp([10, 99, 0, n].into(), BETA_IP, 300).sent_by(ALPHA_MAC));
     bed.exchange((1..=50).map(forged));
     let stranger = Ip::udp(B_VXLAN, BETA_IP, 1).in_vxlan(OUTSIDE, VTEP_A, VTEP_B);
-    bed.one(PortId::Vxlan, stranger.clone());
-    bed.one(PortId::Vxlan, Ip::udp(B_VXLAN, BETA_IP, 1).ttl(0).in_vxlan(PEER_B, VTEP_A, VTEP_B));
+    bed.one(VXLAN, stranger.clone());
+    bed.one(VXLAN, Ip::udp(B_VXLAN, BETA_IP, 1).ttl(0).in_vxlan(PEER_B, VTEP_A, VTEP_B));
     let kept = bed.counters().specimens();
     let of = |reason| kept.of(reason).copied().collect::<Vec<_>>();
     let spoofed = of(DropReason::SourceNotOwned);
@@ -346,10 +346,10 @@ fn what_a_peer_sends_is_considered_without_arriving() {
     for (port, frame, expected) in [
         (PortId::Ipip, Ip::udp(B_IPIP, ALPHA_IP, 1).in_ipip(PEER_B, NODE), None),
         (PortId::Ipip, MemoryFrame::from_peer(marked.bytes(), PEER_B.into()), None),
-        (PortId::Vxlan, Ip::udp(B_VXLAN, ALPHA_IP, 1).in_vxlan(PEER_B, VTEP_A, VTEP_B), None),
+        (VXLAN, Ip::udp(B_VXLAN, ALPHA_IP, 1).in_vxlan(PEER_B, VTEP_A, VTEP_B), None),
         (PortId::Ipip, Ip::udp(B_IPIP, NOBODY, 1).in_ipip(PEER_B, NODE), Some(DropReason::Blackhole)),
         (PortId::Ipip, Ip::udp(B_IPIP, ALPHA_IP, 1).in_ipip(OUTSIDE, NODE), Some(DropReason::UnknownPeer)),
-        (PortId::Underlay, Ip::udp(ALPHA_IP, BETA_IP, 1).on_underlay(), Some(DropReason::InnerSourceLocal)),
+        (UNDERLAY, Ip::udp(ALPHA_IP, BETA_IP, 1).on_underlay(), Some(DropReason::InnerSourceLocal)),
     ] {
         let mut bed = Bed::new();
         bed.exchange([]);

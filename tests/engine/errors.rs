@@ -76,9 +76,9 @@ fn t2_every_ttl_falls_by_exactly_one() {
 fn from_peers(ip: impl Fn(Ipv4Addr) -> Ip) -> [(PortId, MemoryFrame, Ip); 3] {
     let (vxlan, ipip, direct) = (ip(B_VXLAN), ip(B_IPIP), ip(B_DIRECT));
     [
-        (PortId::Vxlan, vxlan.in_vxlan(PEER_B, VTEP_A, VTEP_B), vxlan),
+        (VXLAN, vxlan.in_vxlan(PEER_B, VTEP_A, VTEP_B), vxlan),
         (PortId::Ipip, ipip.in_ipip(PEER_B, NODE), ipip),
-        (PortId::Underlay, direct.on_underlay(), direct),
+        (UNDERLAY, direct.on_underlay(), direct),
     ]
 }
 
@@ -101,7 +101,7 @@ fn t2_margay_and_its_nodes_kernel_are_one_hop() {
         }
         for (dst, port, head) in [
             (BETA_IP, BETA.into(), 14),
-            (B_VXLAN, PortId::Vxlan, 22),
+            (B_VXLAN, VXLAN, 22),
             (B_IPIP, PortId::Ipip, 20),
             (B_DIRECT, PortId::Direct, 0),
         ] {
@@ -135,7 +135,7 @@ fn t2_ttl_0_goes_neither_to_the_host_nor_from_it() {
 fn t3_inner_ttl_0_is_dropped_at_the_tunnels_exit() {
     for dst in [ALPHA_IP, NODE, TUNNEL_A, OUTSIDE] {
         let ip = |src| Ip::udp(src, dst, 1).ttl(0);
-        silent(PortId::Vxlan, ip(B_VXLAN).in_vxlan(PEER_B, VTEP_A, VTEP_B), DropReason::TtlZero);
+        silent(VXLAN, ip(B_VXLAN).in_vxlan(PEER_B, VTEP_A, VTEP_B), DropReason::TtlZero);
         silent(PortId::Ipip, ip(B_IPIP).in_ipip(PEER_B, NODE), DropReason::TtlZero);
     }
 }
@@ -143,8 +143,8 @@ fn t3_inner_ttl_0_is_dropped_at_the_tunnels_exit() {
 #[test]
 fn t3_inner_ttl_1_is_told_through_the_tunnel() {
     let ip = Ip::udp(B_VXLAN, ALPHA_IP, 10).ttl(1);
-    let exchange = Bed::new().one(PortId::Vxlan, ip.in_vxlan(PEER_B, VTEP_A, VTEP_B));
-    let [(PortId::Vxlan, frame)] = &exchange.out[..] else { panic!("{exchange:?}") };
+    let exchange = Bed::new().one(VXLAN, ip.in_vxlan(PEER_B, VTEP_A, VTEP_B));
+    let [(VXLAN, frame)] = &exchange.out[..] else { panic!("{exchange:?}") };
     assert_eq!(frame.peer, PEER_B);
     assert_eq!(frame.bytes[..22], vxlan(VTEP_B, VTEP_A, 0x0800, &[]));
     let error = Ip::read(&frame.bytes[22..]);
@@ -262,7 +262,7 @@ fn t9_to_the_nodes_kernel_errors_come_from_the_dummy_address() {
     for (port, frame, source, said) in [
         (PortId::Host, Ip::udp(TUNNEL_A, UNASSIGNED, 3).plain(), TUNNEL_A, [3, 0]),
         // The kernel is to pass it on.
-        (PortId::Underlay, Ip::udp(PEER_B, ALPHA_IP, 3).ttl(1).on_underlay(), PEER_B, [11, 0]),
+        (UNDERLAY, Ip::udp(PEER_B, ALPHA_IP, 3).ttl(1).on_underlay(), PEER_B, [11, 0]),
     ] {
         let exchange = Bed::new().one(port, frame);
         let [(PortId::Host, frame)] = &exchange.out[..] else { panic!("{exchange:?}") };
@@ -282,7 +282,7 @@ fn t8_the_source_of_errors_can_be_configured() {
     assert_eq!(Ip::read(&exchange.out[0].1.bytes[14..]).src, source);
     for (port, frame, _) in from_peers(|src| Ip::udp(src, ALPHA_IP, 1).ttl(1)) {
         let exchange = bed.one(port, frame);
-        let head = [(PortId::Vxlan, 22), (PortId::Ipip, 20), (PortId::Direct, 0)];
+        let head = [(VXLAN, 22), (PortId::Ipip, 20), (PortId::Direct, 0)];
         let (_, head) = head.into_iter().find(|(id, _)| *id == exchange.out[0].0).unwrap();
         assert_eq!(Ip::read(&exchange.out[0].1.bytes[head..]).src, source, "{port:?}");
     }
@@ -295,14 +295,14 @@ fn t7_every_peer_has_a_limit_of_its_own_and_strangers_share_one() {
     let expired = |src| Ip::udp(src, ALPHA_IP, 1).ttl(1).on_underlay();
     let limited = DropReason::IcmpRateLimited.index();
     let mut bed = Bed::new();
-    let exchange = bed.exchange((0..1000).map(|_| (PortId::Underlay, expired(B_DIRECT))));
+    let exchange = bed.exchange((0..1000).map(|_| (UNDERLAY, expired(B_DIRECT))));
     assert!(exchange.tally.dropped[limited] > 500, "{:?}", exchange.tally);
-    assert_eq!(bed.one(PortId::Underlay, expired(C_VXLAN)).tally.dropped[limited], 0, "another peer");
-    assert_eq!(bed.one(PortId::Underlay, expired(OUTSIDE)).tally.dropped[limited], 0, "no peer");
+    assert_eq!(bed.one(UNDERLAY, expired(C_VXLAN)).tally.dropped[limited], 0, "another peer");
+    assert_eq!(bed.one(UNDERLAY, expired(OUTSIDE)).tally.dropped[limited], 0, "no peer");
 
     let mut bed = Bed::new();
     let outside = (1..=1000_u32).map(|n| Ipv4Addr::from(0xc600_0000 + n));
-    let exchange = bed.exchange(outside.map(|src| (PortId::Underlay, expired(src))));
+    let exchange = bed.exchange(outside.map(|src| (UNDERLAY, expired(src))));
     assert!(exchange.tally.dropped[limited] > 500, "{:?}", exchange.tally);
 }
 
@@ -311,7 +311,7 @@ fn t7_every_peer_has_a_limit_of_its_own_and_strangers_share_one() {
 fn f10_a_withdrawn_route_is_net_unreachable() {
     let mut bed = Bed::new();
     let ip = Ip::udp(ALPHA_IP, B_VXLAN, 3);
-    assert_eq!(bed.one(ALPHA, ip.sent_by(ALPHA_MAC)).out[0].0, PortId::Vxlan);
+    assert_eq!(bed.one(ALPHA, ip.sent_by(ALPHA_MAC)).out[0].0, VXLAN);
     let without: Vec<&str> = CLUSTER.lines().filter(|line| *line != "block 10.65.0.64/26 b").collect();
     bed.publish(compile(&without.join("\n"), "a", Machine::default()));
     let exchange = bed.one(ALPHA, ip.sent_by(ALPHA_MAC));
@@ -333,8 +333,8 @@ fn without_a_host_interface_margay_answers_for_the_node() {
             for (port, frame, request) in from_peers(echo).into_iter().chain([from_alpha]) {
                 let exchange = bed.one(port, frame);
                 let [(out, frame)] = &exchange.out[..] else { panic!("{port:?} {exchange:?}") };
-                let head = match out {
-                    PortId::Vxlan => 22,
+                let head = match *out {
+                    VXLAN => 22,
                     PortId::Ipip => 20,
                     PortId::Endpoint(_) => 14,
                     _ => 0,
@@ -355,7 +355,7 @@ fn without_a_host_interface_margay_answers_for_the_node() {
     let exchange = bed.one(ALPHA, error.sent_by(ALPHA_MAC));
     assert_eq!((exchange.out, exchange.tally.dropped[DropReason::IcmpNotDue.index()]), (vec![], 1));
     let ip = Ip::echo(B_VXLAN, TUNNEL_A).ttl(0);
-    let exchange = bed.one(PortId::Vxlan, ip.in_vxlan(PEER_B, VTEP_A, VTEP_B));
+    let exchange = bed.one(VXLAN, ip.in_vxlan(PEER_B, VTEP_A, VTEP_B));
     assert_eq!((exchange.out, exchange.tally.dropped[DropReason::TtlZero.index()]), (vec![], 1));
 }
 

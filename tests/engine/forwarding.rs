@@ -42,11 +42,11 @@ fn f1_a_whole_batch_each_way() {
         (ALPHA.into(), to(OUTSIDE).sent_by(ALPHA_MAC)),
         (ALPHA.into(), to(BETA_IP).sent_by(ALPHA_MAC)),
         (ALPHA.into(), to(GAMMA_IP_2).sent_by(ALPHA_MAC)),
-        (PortId::Vxlan, from(B_VXLAN).in_vxlan(PEER_B, VTEP_A, VTEP_B)),
+        (VXLAN, from(B_VXLAN).in_vxlan(PEER_B, VTEP_A, VTEP_B)),
         (PortId::Ipip, from(B_IPIP).in_ipip(PEER_B, NODE)),
-        (PortId::Underlay, from(B_DIRECT).on_underlay()),
+        (UNDERLAY, from(B_DIRECT).on_underlay()),
         (PortId::Host, from(OUTSIDE).plain()),
-        (PortId::Vxlan, Ip::udp(B_VXLAN, NODE, 20).in_vxlan(PEER_B, VTEP_A, VTEP_B)),
+        (VXLAN, Ip::udp(B_VXLAN, NODE, 20).in_vxlan(PEER_B, VTEP_A, VTEP_B)),
     ];
     let exchange = Bed::new().exchange(frames);
     let peer = |frame: MemoryFrame| MemoryFrame { peer: PEER_B.into(), ..frame };
@@ -146,9 +146,9 @@ fn f6_martian_destinations_are_not_routed_from_elsewhere() {
     for dst in MARTIANS.into_iter().chain([[169, 254, 1, 1]]) {
         let from = |src: Ipv4Addr| Ip::echo(src, dst.into());
         for (id, frame) in [
-            (PortId::Vxlan, from(B_VXLAN).in_vxlan(PEER_B, VTEP_A, VTEP_B)),
+            (VXLAN, from(B_VXLAN).in_vxlan(PEER_B, VTEP_A, VTEP_B)),
             (PortId::Ipip, from(B_IPIP).in_ipip(PEER_B, NODE)),
-            (PortId::Underlay, from(B_DIRECT).on_underlay()),
+            (UNDERLAY, from(B_DIRECT).on_underlay()),
             (PortId::Host, from(OUTSIDE).plain()),
         ] {
             assert_eq!(Bed::new().one(id, frame).out, [], "{id:?} {dst:?}");
@@ -266,7 +266,7 @@ fn f11_only_the_own_blocks_remainder_is_a_blackhole() {
     }
     // In silence from a tunnel as well.
     let from_b = Ip::udp(B_VXLAN, NOBODY, 10).in_vxlan(PEER_B, VTEP_A, VTEP_B);
-    let exchange = bed.one(PortId::Vxlan, from_b);
+    let exchange = bed.one(VXLAN, from_b);
     assert_eq!(exchange.tally.dropped[DropReason::Blackhole.index()], 1);
 }
 
@@ -292,11 +292,9 @@ pod remote b 10.65.0.66/32,10.66.0.66/32,10.67.0.66/32 mac=02:00:00:00:00:0b
         Bed::bare(fib, 8).with_ports([(EndpointId(0).into(), known())])
     };
     let (mut a, mut b) = (node("a"), node("b"));
-    for (dst, left, arrives) in [
-        (B_VXLAN, PortId::Vxlan, PortId::Vxlan),
-        (B_IPIP, PortId::Ipip, PortId::Ipip),
-        (B_DIRECT, PortId::Direct, PortId::Underlay),
-    ] {
+    for (dst, left, arrives) in
+        [(B_VXLAN, VXLAN, VXLAN), (B_IPIP, PortId::Ipip, PortId::Ipip), (B_DIRECT, PortId::Direct, UNDERLAY)]
+    {
         for len in [0, 1, 100, 1422] {
             let ip = Ip::udp(ALPHA_IP, dst, len).tos(0xb9);
             let (id, mut frame) = only(a.one(ALPHA, ip.sent_by(ALPHA_MAC)));

@@ -8,15 +8,20 @@ mod arp;
 #[expect(unreachable_pub, reason = "the engine's fuzz target uses it as well")]
 mod bed;
 mod capture;
+mod dual;
+mod dual_errors;
 mod errors;
 mod forwarding;
 mod malformed;
 mod mss;
 mod mtu;
+mod ndp;
 mod neighbors;
 mod offloads;
 #[expect(unreachable_pub, reason = "the engine's fuzz target uses it as well")]
 mod packets;
+#[expect(unreachable_pub, reason = "the engine's fuzz target uses it as well")]
+mod packets6;
 mod paths;
 mod probes;
 mod reasons;

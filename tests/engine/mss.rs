@@ -20,7 +20,7 @@ const TTL: margay::fib::OuterTtl = margay::fib::OuterTtl::Fixed(64);
 /// Each way with its port, what the port puts in front, and the MSS that fits.
 const WAYS: [(Ipv4Addr, PortId, usize, u16); 5] = [
     (BETA_IP, PortId::Endpoint(BETA), 14, 8960),
-    (B_VXLAN, PortId::Vxlan, 22, 1410),
+    (B_VXLAN, VXLAN, 22, 1410),
     (B_IPIP, PortId::Ipip, 20, 1440),
     (B_DIRECT, PortId::Direct, 0, 1460),
     (OUTSIDE, PortId::Host, 0, 1360),
@@ -80,9 +80,9 @@ fn m13_a_syn_that_arrives_is_lowered_to_the_way_back() {
             let ip = Ip::syn(src, ALPHA_IP, flags, &mss(9000), &[]);
             let wanted = Ip::syn(src, ALPHA_IP, flags, &mss(fits), &[]);
             let (port, frame) = match src {
-                B_VXLAN => (PortId::Vxlan, ip.in_vxlan(PEER_B, VTEP_A, VTEP_B)),
+                B_VXLAN => (VXLAN, ip.in_vxlan(PEER_B, VTEP_A, VTEP_B)),
                 B_IPIP => (PortId::Ipip, ip.in_ipip(PEER_B, NODE)),
-                B_DIRECT => (PortId::Underlay, ip.on_underlay()),
+                B_DIRECT => (UNDERLAY, ip.on_underlay()),
                 _ => (PortId::Host, ip.plain()),
             };
             let exchange = bed().one(port, frame);
@@ -103,7 +103,7 @@ fn m13_a_syn_that_arrives_is_lowered_to_the_way_back() {
 fn m13_the_way_back_counts_on_the_way_out() {
     let mut bed = Bed::of(&clamping(&["10.65"]), Machine { pod_mtu: 1300, ..MACHINE });
     let ip = Ip::syn(ALPHA_IP, B_VXLAN, SYN, &mss(1400), &[]);
-    let (left, _) = leaves(&mut bed, &ip, Offload::default(), PortId::Vxlan, 22);
+    let (left, _) = leaves(&mut bed, &ip, Offload::default(), VXLAN, 22);
     assert_eq!(left, Ip::syn(ALPHA_IP, B_VXLAN, SYN, &mss(1260), &[]).hop());
 }
 
@@ -162,7 +162,7 @@ fn what_is_no_syn_stays_as_it_is() {
         cases.push(ip);
     }
     for ip in cases {
-        let (left, _) = leaves(&mut bed(), &ip, Offload::default(), PortId::Vxlan, 22);
+        let (left, _) = leaves(&mut bed(), &ip, Offload::default(), VXLAN, 22);
         assert_eq!(left, ip.hop());
     }
 }
@@ -189,7 +189,7 @@ fn the_option_is_found_behind_others_and_nothing_else_changes() {
     for (given, wanted) in cases {
         for data in [&b""[..], b"fast open"] {
             let ip = Ip::syn(ALPHA_IP, B_VXLAN, SYN, &given, data);
-            let (left, _) = leaves(&mut bed(), &ip, Offload::default(), PortId::Vxlan, 22);
+            let (left, _) = leaves(&mut bed(), &ip, Offload::default(), VXLAN, 22);
             assert_eq!(left, Ip::syn(ALPHA_IP, B_VXLAN, SYN, &wanted, data).hop(), "{given:?}");
         }
     }
@@ -198,9 +198,9 @@ fn the_option_is_found_behind_others_and_nothing_else_changes() {
         options: vec![0x94, 4, 0, 0, 1, 1, 1, 0],
         ..Ip::syn(ALPHA_IP, B_VXLAN, SYN, options, &[])
     };
-    let (left, _) = leaves(&mut bed(), &with_options(&mss(9000)), Offload::default(), PortId::Vxlan, 22);
+    let (left, _) = leaves(&mut bed(), &with_options(&mss(9000)), Offload::default(), VXLAN, 22);
     assert_eq!(left, with_options(&mss(1410)).hop());
-    let (left, _) = leaves(&mut bed(), &with_options(&[]), Offload::default(), PortId::Vxlan, 22);
+    let (left, _) = leaves(&mut bed(), &with_options(&[]), Offload::default(), VXLAN, 22);
     assert_eq!(left, with_options(&mss(536)).hop());
 }
 
@@ -228,12 +228,12 @@ fn a_syn_without_the_option_gets_one_where_there_is_room() {
     for ip in
         [Ip::syn(ALPHA_IP, B_VXLAN, SYN, &[], b"fast open"), Ip::syn(ALPHA_IP, B_VXLAN, SYN, &full, &[])]
     {
-        let (left, _) = leaves(&mut bed(), &ip, Offload::default(), PortId::Vxlan, 22);
+        let (left, _) = leaves(&mut bed(), &ip, Offload::default(), VXLAN, 22);
         assert_eq!(left, ip.hop());
     }
     // Out of tunnels there is as much headroom as was stripped.
     let ip = Ip::syn(B_VXLAN, ALPHA_IP, SYN_ACK, &[], &[]);
-    let exchange = bed().one(PortId::Vxlan, ip.in_vxlan(PEER_B, VTEP_A, VTEP_B));
+    let exchange = bed().one(VXLAN, ip.in_vxlan(PEER_B, VTEP_A, VTEP_B));
     let wanted = Ip::syn(B_VXLAN, ALPHA_IP, SYN_ACK, &mss(536), &[]);
     assert_eq!(Ip::read(&exchange.out[0].1.bytes[14..]), wanted.hop());
 }
@@ -263,9 +263,9 @@ fn m14_partial_checksums_stay_partial_and_are_right_when_finished() {
     }
     // A super-frame whose first segment is a SYN (RFC 7413).
     let ip = Ip::syn(ALPHA_IP, B_VXLAN, SYN, &mss(9000), &[7; 3000]).partial();
-    let segments = Some(Segments { kind: Segmentation::TcpV4, size: 1000 });
+    let segments = Some(Segments { kind: Segmentation::Tcp, size: 1000 });
     let offload = Offload { segments, ..ip.partial_checksum() };
-    let (left, same) = leaves(&mut bed(), &ip, offload, PortId::Vxlan, 22);
+    let (left, same) = leaves(&mut bed(), &ip, offload, VXLAN, 22);
     assert_eq!(same, offload);
     assert_eq!(left, Ip::syn(ALPHA_IP, B_VXLAN, SYN, &mss(1410), &[7; 3000]).partial().hop());
 }
@@ -278,7 +278,7 @@ fn a_wrong_checksum_stays_wrong() {
             let mut ip = Ip::syn(ALPHA_IP, B_VXLAN, SYN, &options, &[]);
             let sum = word(&ip.payload, 16).wrapping_add(damage);
             ip.payload[16..18].copy_from_slice(&sum.to_be_bytes());
-            let (left, _) = leaves(&mut bed(), &ip, Offload::default(), PortId::Vxlan, 22);
+            let (left, _) = leaves(&mut bed(), &ip, Offload::default(), VXLAN, 22);
             assert_ne!(left.payload, ip.payload, "it is clamped");
             assert!(!left.is_summed());
         }

@@ -1,6 +1,8 @@
 //! MTU and fragments: M1 to M4, M9, M11.
 
 use margay::buf::{Offload, Segmentation, Segments};
+use std::net::{IpAddr, Ipv4Addr};
+
 use margay::dataplane::PortId;
 use margay::dataplane::engine::mtu;
 use margay::fib::{Environment, Fib, OuterTtl};
@@ -17,7 +19,7 @@ fn bed() -> Bed {
 
 /// Each way with its port, its MTU and what the port puts in front.
 const WAYS: [(std::net::Ipv4Addr, PortId, u16, usize); 4] = [
-    (B_VXLAN, PortId::Vxlan, 1450, 22),
+    (B_VXLAN, VXLAN, 1450, 22),
     (B_IPIP, PortId::Ipip, IPIP_MTU, 20),
     (B_DIRECT, PortId::Direct, UNDERLAY_MTU, 0),
     (OUTSIDE, PortId::Host, 1400, 0),
@@ -62,7 +64,7 @@ fn m1_m14_super_frames_are_judged_by_their_segments() {
     for (dst, port, mtu, head) in WAYS.into_iter().chain([pod]) {
         let tcp = Ip::tcp(ALPHA_IP, dst, 40_000).partial();
         let udp = Ip::udp(ALPHA_IP, dst, 40_000).partial();
-        for (ip, kind, headers) in [(tcp, Segmentation::TcpV4, 40), (udp, Segmentation::UdpV4, 28)] {
+        for (ip, kind, headers) in [(tcp, Segmentation::Tcp, 40), (udp, Segmentation::Udp, 28)] {
             let segments =
                 |size| Offload { segments: Some(Segments { kind, size }), ..ip.partial_checksum() };
             let send =
@@ -102,13 +104,14 @@ fn m5_a_tunnels_mtu_is_that_of_the_path_to_its_peer_less_the_headers() {
     ] {
         let environment = Environment {
             endpoints: vec![None; 3],
-            peer_mtus: paths.into(),
+            peer_mtus: [PEER_B, PEER_C].map(IpAddr::V4).into_iter().zip(paths).collect(),
             host_mtu: None,
             outer_ttl: OuterTtl::default(),
-            icmp_source: None,
+            icmp_sources: Vec::new(),
         };
         let fib = Fib::compile(&plan(felix), &environment).unwrap();
-        let mtus = [B_VXLAN, C_VXLAN, B_IPIP, C_IPIP, B_DIRECT].map(|dst| mtu(&fib, fib.lookup(dst)));
+        let mtus =
+            [B_VXLAN, C_VXLAN, B_IPIP, C_IPIP, B_DIRECT].map(|dst| mtu::<Ipv4Addr>(&fib, fib.lookup(dst)));
         assert_eq!(mtus, wanted, "{felix:?} {paths:?}");
     }
 }
@@ -263,7 +266,7 @@ fn m3_a_super_frame_of_datagrams_is_cut_and_each_datagram_split() {
     for (dst, port, mtu, head) in WAYS {
         for (size, len) in [(2000, 9000), (usize::from(mtu) - 27, 5000), (4000, 4001)] {
             let whole = Ip::udp(ALPHA_IP, dst, len).fragment(0);
-            let kind = margay::buf::Segmentation::UdpV4;
+            let kind = margay::buf::Segmentation::Udp;
             let segments = Some(margay::buf::Segments { kind, size: size as u16 });
             let mut frame = whole.clone().partial().sent_by(ALPHA_MAC);
             frame.offload = margay::buf::Offload { segments, ..whole.partial_checksum() };

@@ -72,7 +72,7 @@ fn a_mac_that_the_resource_gives_is_used_whatever_the_workload_says() {
 fn the_queue_is_bounded() {
     let mut bed = bed();
     let packet = |id| Ip { id, ..Ip::udp(B_VXLAN, BETA_IP, 100) };
-    let frames = (0..100).map(|id| (PortId::Vxlan, packet(id).in_vxlan(PEER_B, VTEP_A, VTEP_B)));
+    let frames = (0..100).map(|id| (VXLAN, packet(id).in_vxlan(PEER_B, VTEP_A, VTEP_B)));
     let exchange = bed.exchange(frames);
     assert_eq!(exchange.out, [(BETA.into(), question())]);
     assert_eq!(exchange.tally.dropped[DropReason::NeighborQueueFull.index()], 36);
@@ -167,7 +167,7 @@ fn s6_what_waits_does_not_leave_the_node_when_its_address_moves_away() {
     let nowhere = "node a 192.168.77.1/24\npod alpha a 10.65.0.2/32\n".to_owned();
     for cluster in [moved_to_c, nowhere] {
         let mut bed = bed();
-        bed.one(PortId::Vxlan, Ip::udp(B_VXLAN, BETA_IP, 1).in_vxlan(PEER_B, VTEP_A, VTEP_B));
+        bed.one(VXLAN, Ip::udp(B_VXLAN, BETA_IP, 1).in_vxlan(PEER_B, VTEP_A, VTEP_B));
         bed.publish(compile(&cluster, "a", Machine::default()));
         bed.attach(BETA.into(), Some(Neighbor::fixed(BETA_MAC)));
         let exchange = bed.exchange([]);

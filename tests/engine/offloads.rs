@@ -12,7 +12,7 @@ use crate::packets::*;
 /// Each way out of ALPHA: where to, by which port, behind how many bytes, as what it is cut.
 const WAYS: [(std::net::Ipv4Addr, PortId, usize, Outer); 5] = [
     (BETA_IP, PortId::Endpoint(BETA), 14, Outer::Ethernet),
-    (B_VXLAN, PortId::Vxlan, 22, Outer::Vxlan),
+    (B_VXLAN, VXLAN, 22, Outer::Vxlan),
     (B_IPIP, PortId::Ipip, 20, Outer::Ipip),
     (B_DIRECT, PortId::Direct, 0, Outer::None),
     (OUTSIDE, PortId::Host, 0, Outer::None),
@@ -77,7 +77,7 @@ fn a_udp_super_frame_goes_as_one_to_each_kind_of_port() {
         for (len, size) in [(2 * 1400, 1400), (9999, 1000), (64 * 64, 64), (60_000, 1422)] {
             let whole = Ip::udp(ALPHA_IP, dst, len);
             let ip = whole.clone().partial();
-            let segments = Some(Segments { kind: Segmentation::UdpV4, size });
+            let segments = Some(Segments { kind: Segmentation::Udp, size });
             let offload = Offload { segments, ..ip.partial_checksum() };
             let exchange = from_alpha(&ip, offload);
             let [(id, frame)] = &exchange.out[..] else { panic!("{exchange:?}") };
@@ -103,7 +103,7 @@ fn a_udp_super_frame_goes_as_one_to_each_kind_of_port() {
 #[test]
 fn a_udp_super_frame_whose_segments_are_too_big_is_told() {
     let ip = Ip::udp(ALPHA_IP, B_VXLAN, 30_000).partial();
-    let segments = Some(Segments { kind: Segmentation::UdpV4, size: 1423 });
+    let segments = Some(Segments { kind: Segmentation::Udp, size: 1423 });
     let offload = Offload { segments, ..ip.partial_checksum() };
     let mut bed = Bed::on(Machine { pod_mtu: 9000, ..Machine::default() });
     let exchange = bed.one(ALPHA, MemoryFrame { offload, ..ip.sent_by(ALPHA_MAC) });
@@ -154,10 +154,9 @@ fn a_partial_checksum_from_a_tunnel_is_recognised() {
         for (ip, offload) in
             [(whole.clone().partial(), whole.partial_checksum()), (whole.clone(), Offload::default())]
         {
-            for (port, frame) in [
-                (PortId::Vxlan, ip.in_vxlan(PEER_B, VTEP_A, VTEP_B)),
-                (PortId::Ipip, ip.in_ipip(PEER_B, NODE)),
-            ] {
+            for (port, frame) in
+                [(VXLAN, ip.in_vxlan(PEER_B, VTEP_A, VTEP_B)), (PortId::Ipip, ip.in_ipip(PEER_B, NODE))]
+            {
                 let exchange = Bed::new().one(port, frame);
                 let [(_, out)] = &exchange.out[..] else { panic!("{exchange:?}") };
                 assert_eq!(out.offload, offload);
@@ -170,14 +169,14 @@ fn a_partial_checksum_from_a_tunnel_is_recognised() {
 #[test]
 fn a_super_frame_from_a_tunnel_is_recognised_by_its_size() {
     let ip = Ip::tcp(B_VXLAN, ALPHA_IP, 20_000).partial();
-    let exchange = Bed::new().one(PortId::Vxlan, ip.in_vxlan(PEER_B, VTEP_A, VTEP_B));
+    let exchange = Bed::new().one(VXLAN, ip.in_vxlan(PEER_B, VTEP_A, VTEP_B));
     let [(_, frame)] = &exchange.out[..] else { panic!("{exchange:?}") };
     assert_eq!(frame.offload, super_frame(&ip, POD_MTU - 40));
     assert!(cut(frame, Outer::Ethernet, 14).iter().all(|piece| piece.is_summed()));
     // A datagram of that size was never cut, and is no super-frame.
     let ip = Ip::udp(B_VXLAN, ALPHA_IP, 20_000);
-    let exchange = Bed::new().one(PortId::Vxlan, ip.in_vxlan(PEER_B, VTEP_A, VTEP_B));
-    assert!(exchange.out.iter().all(|(id, _)| *id == PortId::Vxlan), "fragmentation needed, back to B");
+    let exchange = Bed::new().one(VXLAN, ip.in_vxlan(PEER_B, VTEP_A, VTEP_B));
+    assert!(exchange.out.iter().all(|(id, _)| *id == VXLAN), "fragmentation needed, back to B");
 }
 
 /// RFC 1191 for TCP with offloads: one segment is what has to fit, not the frame.
@@ -195,7 +194,7 @@ fn a_super_frame_whose_segments_are_too_big_is_told_or_cut_smaller() {
     let ip = ip.fragment(0);
     let frame = MemoryFrame { offload: super_frame(&ip, 1411), ..ip.sent_by(ALPHA_MAC) };
     let exchange = bed().one(ALPHA, frame);
-    let [(PortId::Vxlan, frame)] = &exchange.out[..] else { panic!("{exchange:?}") };
+    let [(VXLAN, frame)] = &exchange.out[..] else { panic!("{exchange:?}") };
     assert_eq!(frame.offload, super_frame(&ip, 1410));
     assert_eq!(Ip::read(&frame.bytes[22..]), ip.hop(), "one hop");
     assert!(cut(frame, Outer::Vxlan, 22).iter().all(|piece| piece.is_summed() && piece.len() <= 1450));
@@ -216,7 +215,7 @@ fn t2_a_super_frame_cut_smaller_from_and_to_the_host_keeps_its_ttl() {
         let ip = Ip::tcp(OUTSIDE, B_VXLAN, 30_000).partial().fragment(0).ttl(ttl);
         let frame = MemoryFrame { offload: super_frame(&ip, 1411), ..ip.plain() };
         let exchange = bed.one(PortId::Host, frame);
-        let [(PortId::Vxlan, frame)] = &exchange.out[..] else { panic!("{exchange:?}") };
+        let [(VXLAN, frame)] = &exchange.out[..] else { panic!("{exchange:?}") };
         assert_eq!(frame.offload, super_frame(&ip, 1410));
         assert_eq!(Ip::read(&frame.bytes[22..]), ip);
     }
@@ -230,11 +229,11 @@ fn offloads_that_do_not_fit_their_packet_are_dropped() {
     let checksum =
         |start, field| Offload { checksum: Some(PartialChecksum { start, field }), ..Offload::default() };
     let cases = [
-        (&tcp, segments(Segmentation::UdpV4, 1000)),
-        (&udp, segments(Segmentation::TcpV4, 1000)),
-        (&tcp, segments(Segmentation::TcpV4, 0)),
+        (&tcp, segments(Segmentation::Udp, 1000)),
+        (&udp, segments(Segmentation::Tcp, 1000)),
+        (&tcp, segments(Segmentation::Tcp, 0)),
         // More pieces than one frame may cause.
-        (&tcp, segments(Segmentation::TcpV4, 1)),
+        (&tcp, segments(Segmentation::Tcp, 1)),
         (&tcp, Offload::IMPOSSIBLE),
         (&tcp, checksum(0, 10)),
         (&tcp, checksum(19, 16)),
@@ -251,13 +250,13 @@ fn offloads_that_do_not_fit_their_packet_are_dropped() {
         }
     }
     // Fragments have no transport header to cut by; a later one has no checksum to finish.
-    for (fragment, offload) in [(MF, segments(Segmentation::TcpV4, 1000)), (1, tcp.partial_checksum())] {
+    for (fragment, offload) in [(MF, segments(Segmentation::Tcp, 1000)), (1, tcp.partial_checksum())] {
         let exchange = from_alpha(&tcp.clone().fragment(fragment), offload);
         assert_eq!(exchange.tally.dropped[DropReason::OffloadMalformed.index()], 1);
     }
     // From the host and the underlay too.
     let ip = Ip::tcp(B_DIRECT, ALPHA_IP, 10);
-    for (port, frame) in [(PortId::Host, ip.plain()), (PortId::Underlay, ip.on_underlay())] {
+    for (port, frame) in [(PortId::Host, ip.plain()), (UNDERLAY, ip.on_underlay())] {
         let exchange = Bed::new().one(port, MemoryFrame { offload: Offload::IMPOSSIBLE, ..frame });
         assert_eq!(exchange.tally.dropped[DropReason::OffloadMalformed.index()], 1);
     }

@@ -252,7 +252,7 @@ pub fn arp(to: MacAddr, op: u8, sender: (MacAddr, Ipv4Addr), target: (MacAddr, I
 
 /// What a virtio-net header says of a TCP super-frame with a partial checksum.
 pub fn super_frame(ip: &Ip, size: u16) -> Offload {
-    Offload { segments: Some(Segments { kind: Segmentation::TcpV4, size }), ..ip.partial_checksum() }
+    Offload { segments: Some(Segments { kind: Segmentation::Tcp, size }), ..ip.partial_checksum() }
 }
 
 /// Makes the header checksum of the header at the front right.

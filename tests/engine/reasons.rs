@@ -15,7 +15,9 @@ use margay::verdict::{DropReason, PuntReason};
 use margay::wire::MacAddr;
 
 use crate::bed::*;
+use crate::dual;
 use crate::packets::*;
+use crate::packets6::*;
 
 /// A packet that would go through, for a case to spoil.
 fn good() -> Ip {
@@ -38,17 +40,28 @@ fn from(port: PortId, frame: MemoryFrame) -> Tally {
     Bed::new().one(port, frame).tally
 }
 
+fn alpha6(ip: Ip6) -> Tally {
+    dual::bed().one(ALPHA, ip.sent_by(ALPHA_MAC)).tally
+}
+
+/// The same with a packet that would go through, after it was spoiled.
+fn spoiled6(spoil: impl Fn(&mut [u8])) -> Tally {
+    let mut frame = Ip6::udp(ALPHA6, BETA6, 10).sent_by(ALPHA_MAC);
+    spoil(&mut frame.bytes[14..]);
+    dual::bed().one(ALPHA, frame).tally
+}
+
 /// What provokes it, and the counts after that.
 fn provoke(reason: DropReason) -> Tally {
     use DropReason as R;
     let pod = |ip: Ip| from_alpha(ip.sent_by(ALPHA_MAC));
-    let from_b = |ip: Ip| from(PortId::Vxlan, ip.in_vxlan(PEER_B, VTEP_A, VTEP_B));
-    let vxlan_bytes = |bytes: Vec<u8>| from(PortId::Vxlan, MemoryFrame::from_peer(bytes, PEER_B.into()));
+    let from_b = |ip: Ip| from(VXLAN, ip.in_vxlan(PEER_B, VTEP_A, VTEP_B));
+    let vxlan_bytes = |bytes: Vec<u8>| from(VXLAN, MemoryFrame::from_peer(bytes, PEER_B.into()));
     let inner = || Ip::udp(B_VXLAN, ALPHA_IP, 10);
     match reason {
         R::FrameTruncated => from_alpha(MemoryFrame::new(vec![0xee; 13])),
         R::FrameNotForGateway => from_alpha(good().delivered_to(BETA_MAC)),
-        R::EtherTypeUnsupported => from_alpha(ethernet(MacAddr::GATEWAY, ALPHA_MAC, 0x86dd, &good().bytes())),
+        R::EtherTypeUnsupported => from_alpha(ethernet(MacAddr::GATEWAY, ALPHA_MAC, 0x8100, &good().bytes())),
         R::ArpMalformed => from_alpha(ethernet(MacAddr::BROADCAST, ALPHA_MAC, 0x0806, &[0; 27])),
         R::ArpNotAnswered => {
             let own = (ALPHA_MAC, ALPHA_IP);
@@ -60,6 +73,13 @@ fn provoke(reason: DropReason) -> Tally {
             (ALPHA_MAC, BETA_IP),
             (MacAddr([0; 6]), [169, 254, 1, 1].into()),
         )),
+        R::NdpMalformed => alpha6(Ip6::solicitation(ALPHA6, GATEWAY6, GATEWAY6, None).hops(254)),
+        R::NdpNotAnswered => alpha6(Ip6::solicitation(ALPHA6, ALPHA6, ALPHA6, None)),
+        R::NdpSpoofed => alpha6(Ip6::solicitation(BETA6, GATEWAY6, GATEWAY6, None)),
+        R::Ipv6Truncated => from_alpha(ethernet(MacAddr::GATEWAY, ALPHA_MAC, 0x86dd, &[0x60; 39])),
+        R::Ipv6Version => spoiled6(|ip| ip[0] = 0x45),
+        R::Ipv6PayloadLength => spoiled6(|ip| ip[5] += 1),
+        R::Ipv6Extensions => alpha6(Ip6::new(ALPHA6, BETA6, 60, vec![17, 1, 0, 0, 0, 0, 0, 0])),
         R::Ipv4Truncated => from_alpha(ethernet(MacAddr::GATEWAY, ALPHA_MAC, 0x0800, &[0x45; 19])),
         R::Ipv4Version => from_alpha(spoiled(|ip| ip[0] = 0x55)),
         R::Ipv4HeaderLength => from_alpha(spoiled(|ip| ip[0] = 0x44)),
@@ -79,7 +99,7 @@ fn provoke(reason: DropReason) -> Tally {
         R::TunnelFromWorkload => pod(Ip::new(ALPHA_IP, NODE, IPIP, good().bytes())),
         R::TtlZero => pod(good().ttl(0)),
         R::Blackhole => pod(Ip::udp(ALPHA_IP, NOBODY, 10)),
-        R::UnknownPeer => from(PortId::Vxlan, inner().in_vxlan([192, 168, 77, 99].into(), VTEP_A, VTEP_B)),
+        R::UnknownPeer => from(VXLAN, inner().in_vxlan([192, 168, 77, 99].into(), VTEP_A, VTEP_B)),
         R::OuterDestination => {
             let inner = Ip::udp(B_IPIP, ALPHA_IP, 10);
             from(PortId::Ipip, inner.in_ipip(PEER_B, [192, 168, 77, 255].into()))
@@ -88,7 +108,7 @@ fn provoke(reason: DropReason) -> Tally {
             let outer = Ip::new(PEER_B, NODE, IPIP, Ip::udp(B_IPIP, ALPHA_IP, 10).bytes()).fragment(MF);
             from(PortId::Ipip, MemoryFrame::from_peer(outer.bytes(), PEER_B.into()))
         }
-        R::InnerNotIpv4 => vxlan_bytes(vxlan(VTEP_A, VTEP_B, 0x0806, &[0; 28])),
+        R::InnerNotIp => vxlan_bytes(vxlan(VTEP_A, VTEP_B, 0x0806, &[0; 28])),
         R::InnerSourceLocal => from_b(Ip::udp(ALPHA_IP, BETA_IP, 10)),
         R::InnerSourceNotPeers => from_b(Ip::udp(C_VXLAN, ALPHA_IP, 10)),
         R::TunnelNested => from_b(Ip::new(PEER_B, NODE, IPIP, inner().bytes())),
@@ -96,20 +116,20 @@ fn provoke(reason: DropReason) -> Tally {
         R::EcnCongestionLost => {
             let mut frame = inner().in_vxlan(PEER_B, VTEP_A, VTEP_B);
             frame.ecn = margay::wire::Ecn::Ce;
-            from(PortId::Vxlan, frame)
+            from(VXLAN, frame)
         }
         R::VxlanTruncated => vxlan_bytes(vec![8, 0, 0, 0, 0, 0x10, 0]),
         R::VxlanFlags => {
             let mut frame = inner().in_vxlan(PEER_B, VTEP_A, VTEP_B);
             frame.bytes[0] = 0xf7;
-            from(PortId::Vxlan, frame)
+            from(VXLAN, frame)
         }
         R::VxlanUnknownVni => {
             let mut frame = inner().in_vxlan(PEER_B, VTEP_A, VTEP_B);
             frame.bytes[6] = 1;
-            from(PortId::Vxlan, frame)
+            from(VXLAN, frame)
         }
-        R::VxlanInnerMac => from(PortId::Vxlan, inner().in_vxlan(PEER_B, VTEP_B, VTEP_B)),
+        R::VxlanInnerMac => from(VXLAN, inner().in_vxlan(PEER_B, VTEP_B, VTEP_B)),
         R::EndpointGone => {
             let mut bed = Bed::new();
             bed.detach(BETA.into());
@@ -117,7 +137,7 @@ fn provoke(reason: DropReason) -> Tally {
         }
         R::PortUnavailable => {
             let mut bed = Bed::new();
-            bed.detach(PortId::Vxlan);
+            bed.detach(VXLAN);
             bed.one(ALPHA, Ip::udp(ALPHA_IP, B_VXLAN, 10).sent_by(ALPHA_MAC)).tally
         }
         R::NeighborQueueFull => {
@@ -161,7 +181,7 @@ fn provoke(reason: DropReason) -> Tally {
 fn error(head: &[u8; 8], quoted: &[u8]) -> Tally {
     let rest = [&head[4..], quoted].concat();
     let ip = Ip::icmp([192, 0, 2, 1].into(), NODE, [head[0], head[1]], &rest);
-    from(PortId::Errors, ip.plain())
+    from(ERRORS, ip.plain())
 }
 
 /// As this node's IPIP packet to B is quoted.
@@ -337,6 +357,6 @@ fn a_lost_port_takes_no_other_with_it() {
 fn an_ipv6_peer_is_unknown() {
     let mut frame = Ip::udp(B_VXLAN, ALPHA_IP, 10).in_vxlan(PEER_B, VTEP_A, VTEP_B);
     frame.peer = IpAddr::V6(PEER_B.to_ipv6_mapped());
-    let tally = from(PortId::Vxlan, frame);
+    let tally = from(VXLAN, frame);
     assert_eq!(tally.dropped[DropReason::UnknownPeer.index()], 1);
 }

@@ -99,16 +99,16 @@ fn s1_a_forged_source_teaches_no_mac() {
 fn s2_tunnel_packets_come_from_peers_alone_and_a_removed_peer_is_out_at_once() {
     for stranger in [[192, 168, 77, 99].into(), NODE, OUTSIDE, B_VXLAN, ALPHA_IP, Ipv4Addr::UNSPECIFIED] {
         let ip = |source| Ip::udp(source, ALPHA_IP, 1);
-        dropped(PortId::Vxlan, ip(B_VXLAN).in_vxlan(stranger, VTEP_A, VTEP_B), DropReason::UnknownPeer);
+        dropped(VXLAN, ip(B_VXLAN).in_vxlan(stranger, VTEP_A, VTEP_B), DropReason::UnknownPeer);
         dropped(PortId::Ipip, ip(B_IPIP).in_ipip(stranger, NODE), DropReason::UnknownPeer);
     }
     let mut bed = Bed::new();
     let frame = || Ip::udp(C_VXLAN, ALPHA_IP, 1).in_vxlan(PEER_C, VTEP_A, VTEP_B);
-    assert_eq!(bed.one(PortId::Vxlan, frame()).out.len(), 1);
+    assert_eq!(bed.one(VXLAN, frame()).out.len(), 1);
     let of_c = |line: &&str| line.starts_with("node c") || line.ends_with(" c");
     let without: Vec<&str> = CLUSTER.lines().filter(|line| !of_c(line)).collect();
     bed.publish(compile(&without.join("\n"), "a", Machine::default()));
-    let exchange = bed.one(PortId::Vxlan, frame());
+    let exchange = bed.one(VXLAN, frame());
     assert_eq!(exchange.out, []);
     assert_eq!(exchange.tally.dropped[DropReason::UnknownPeer.index()], 1);
 }
@@ -120,15 +120,15 @@ fn s3_inner_sources_of_this_node_and_martians_are_dropped() {
         for source in [ALPHA_IP, BETA_IP, GAMMA_IP_2, NOBODY, NODE, TUNNEL_A, [10, 66, 0, 1].into()] {
             let ip = Ip::udp(source, target, 1);
             let reason = DropReason::InnerSourceLocal;
-            dropped(PortId::Vxlan, ip.in_vxlan(PEER_B, VTEP_A, VTEP_B), reason);
+            dropped(VXLAN, ip.in_vxlan(PEER_B, VTEP_A, VTEP_B), reason);
             dropped(PortId::Ipip, ip.in_ipip(PEER_B, NODE), reason);
-            dropped(PortId::Underlay, ip.on_underlay(), reason);
+            dropped(UNDERLAY, ip.on_underlay(), reason);
         }
         for source in MARTIANS {
             let ip = Ip::udp(source.into(), target, 1);
-            dropped(PortId::Vxlan, ip.in_vxlan(PEER_B, VTEP_A, VTEP_B), DropReason::SourceMartian);
+            dropped(VXLAN, ip.in_vxlan(PEER_B, VTEP_A, VTEP_B), DropReason::SourceMartian);
             dropped(PortId::Ipip, ip.in_ipip(PEER_B, NODE), DropReason::SourceMartian);
-            dropped(PortId::Underlay, ip.on_underlay(), DropReason::SourceMartian);
+            dropped(UNDERLAY, ip.on_underlay(), DropReason::SourceMartian);
         }
     }
 }
@@ -145,7 +145,7 @@ fn s4_inner_sources_of_another_peer_are_dropped() {
     for source in [C_VXLAN, C_IPIP, PEER_C, OUTSIDE, UNASSIGNED] {
         let ip = Ip::udp(source, ALPHA_IP, 1);
         let reason = DropReason::InnerSourceNotPeers;
-        dropped(PortId::Vxlan, ip.in_vxlan(PEER_B, VTEP_A, VTEP_B), reason);
+        dropped(VXLAN, ip.in_vxlan(PEER_B, VTEP_A, VTEP_B), reason);
         dropped(PortId::Ipip, ip.in_ipip(PEER_B, NODE), reason);
     }
 }
@@ -195,11 +195,11 @@ fn s5_a_workload_makes_the_tunnel_packets_that_felix_allows() {
         let again = MemoryFrame::from_peer(ipip(NODE).bytes(), ALPHA_IP.into());
         let again = bed.exchange([
             (PortId::Ipip, again),
-            (PortId::Vxlan, MemoryFrame::from_peer(payload.clone(), ALPHA_IP.into())),
+            (VXLAN, MemoryFrame::from_peer(payload.clone(), ALPHA_IP.into())),
         ]);
         assert_eq!(again.tally.dropped[DropReason::UnknownPeer.index()], 2);
         let nested = Ip::new(B_VXLAN, NODE, IPIP, wrapped.bytes());
-        let exchange = bed.one(PortId::Vxlan, nested.in_vxlan(PEER_B, VTEP_A, VTEP_B));
+        let exchange = bed.one(VXLAN, nested.in_vxlan(PEER_B, VTEP_A, VTEP_B));
         assert_eq!(exchange.tally.dropped[DropReason::TunnelNested.index()], 1);
     }
 }
@@ -227,15 +227,15 @@ fn s5_a_tunnel_packet_nested_in_a_peers_goes_to_nobodys_tunnel_socket() {
             Ip::datagram(source, NODE, (50000, 4789), &wrapped.in_vxlan(PEER_B, VTEP_A, VTEP_B).bytes),
         ];
         for ip in nested {
-            dropped(PortId::Vxlan, ip.in_vxlan(PEER_B, VTEP_A, VTEP_B), DropReason::TunnelNested);
+            dropped(VXLAN, ip.in_vxlan(PEER_B, VTEP_A, VTEP_B), DropReason::TunnelNested);
             dropped(PortId::Ipip, ip.in_ipip(PEER_B, NODE), DropReason::TunnelNested);
         }
     }
     // To the node and to a workload anything else passes, and to a workload a tunnel of its own.
     let ip = Ip::datagram(B_VXLAN, NODE, (4789, 53), b"x");
-    assert_eq!(Bed::new().one(PortId::Vxlan, ip.in_vxlan(PEER_B, VTEP_A, VTEP_B)).out.len(), 1);
+    assert_eq!(Bed::new().one(VXLAN, ip.in_vxlan(PEER_B, VTEP_A, VTEP_B)).out.len(), 1);
     let ip = Ip::new(B_VXLAN, ALPHA_IP, IPIP, Ip::udp(B_VXLAN, ALPHA_IP, 1).bytes());
-    let exchange = Bed::new().one(PortId::Vxlan, ip.in_vxlan(PEER_B, VTEP_A, VTEP_B));
+    let exchange = Bed::new().one(VXLAN, ip.in_vxlan(PEER_B, VTEP_A, VTEP_B));
     assert_eq!(exchange.out[0].1.bytes, ip.hop().delivered_to(ALPHA_MAC).bytes);
 }
 
@@ -261,9 +261,9 @@ fn s6_deep_nesting_unwraps_one_layer() {
 fn s6_no_transit() {
     for target in [B_VXLAN, C_VXLAN, B_IPIP, C_IPIP, B_DIRECT, UNASSIGNED] {
         let ip = Ip::udp(B_VXLAN, target, 10);
-        dropped(PortId::Vxlan, ip.in_vxlan(PEER_B, VTEP_A, VTEP_B), DropReason::TransitRefused);
+        dropped(VXLAN, ip.in_vxlan(PEER_B, VTEP_A, VTEP_B), DropReason::TransitRefused);
         dropped(PortId::Ipip, ip.in_ipip(PEER_B, NODE), DropReason::TransitRefused);
-        dropped(PortId::Underlay, ip.on_underlay(), DropReason::TransitRefused);
+        dropped(UNDERLAY, ip.on_underlay(), DropReason::TransitRefused);
     }
     // What the host's kernel sent does not go back to the kernel.
     let exchange = Bed::new().one(PortId::Host, Ip::udp(TUNNEL_A, OUTSIDE, 1).plain());
@@ -291,7 +291,7 @@ pod alpha a 10.65.0.2/32 mac=02:00:00:00:00:0a
         let (port, mut frame) = (*port, MemoryFrame { peer: NODE.into(), ..frame.clone() });
         let port = if port == PortId::Direct {
             frame = ethernet(MacAddr([2; 6]), MacAddr([4; 6]), 0x0800, &frame.bytes);
-            PortId::Underlay
+            UNDERLAY
         } else {
             port
         };
@@ -328,7 +328,7 @@ pod alpha a 10.66.0.4/32 mac=02:00:00:00:00:0a
     assert!(exchange.out.iter().all(|(id, _)| *id == PortId::Ipip));
     // IPIP in a VXLAN port's payload and the other way round: neither is the other.
     let ipip = Ip::udp(B_IPIP, ALPHA_IP, 1).in_ipip(PEER_B, NODE);
-    assert!(bed.one(PortId::Vxlan, ipip).out.is_empty());
+    assert!(bed.one(VXLAN, ipip).out.is_empty());
     let vxlan = Ip::udp(B_IPIP, ALPHA_IP, 1).in_vxlan(PEER_B, VTEP_A, VTEP_B);
     assert!(bed.one(PortId::Ipip, vxlan).out.is_empty());
 }

@@ -17,10 +17,10 @@ fn sent(bed: &mut Bed, inner: &Ip) -> Vec<u8> {
     let exchange = bed.one(ALPHA, inner.sent_by(ALPHA_MAC));
     let [(port, frame)] = &exchange.out[..] else { panic!("{exchange:?}") };
     let IpAddr::V4(peer) = frame.peer else { panic!("IPv4") };
-    match port {
+    match *port {
         PortId::Ipip => frame.bytes.clone(),
         // The kernel adds the outer headers, DF clear.
-        PortId::Vxlan => Ip::datagram(NODE, peer, (50_000, 4789), &frame.bytes).fragment(0).bytes(),
+        VXLAN => Ip::datagram(NODE, peer, (50_000, 4789), &frame.bytes).fragment(0).bytes(),
         other => panic!("{other:?}"),
     }
 }
@@ -37,7 +37,7 @@ fn too_big(mtu: u16, quoted: &[u8]) -> Ip {
 
 /// What the pod is told, as type, code and second word; the rest must be as every error of this node.
 fn told(bed: &mut Bed, error: &Ip, inner: &Ip) -> Option<[u8; 6]> {
-    let exchange = bed.one(PortId::Errors, error.plain());
+    let exchange = bed.one(ERRORS, error.plain());
     let [(port, frame)] = &exchange.out[..] else {
         assert_eq!(exchange.out, []);
         return None;
@@ -139,7 +139,7 @@ fn m6_after_3_4_the_sender_is_told_the_mtu_minus_the_overhead() {
     }
     // The same again, and more, are no news; less is.
     for (mtu, news) in [(1400, 0), (1450, 0), (1300, 1)] {
-        bed.one(PortId::Errors, too_big(mtu, &quoted).plain());
+        bed.one(ERRORS, too_big(mtu, &quoted).plain());
         assert_eq!(bed.events().count(), news, "{mtu}");
     }
 }
@@ -148,7 +148,7 @@ fn m6_after_3_4_the_sender_is_told_the_mtu_minus_the_overhead() {
 fn m6_what_is_known_outlives_the_fib_but_not_the_peer() {
     let mut bed = Bed::new();
     let quoted = sent(&mut bed, &Ip::udp(ALPHA_IP, B_IPIP, 1400));
-    bed.one(PortId::Errors, too_big(1400, &quoted).plain());
+    bed.one(ERRORS, too_big(1400, &quoted).plain());
     bed.publish(compile(CLUSTER, "a", Machine::default()));
     let exchange = bed.one(ALPHA, Ip::udp(ALPHA_IP, B_IPIP, 1353).sent_by(ALPHA_MAC));
     assert_eq!(Ip::read(&exchange.out[0].1.bytes[14..]).payload[4..8], [0, 0, 0x05, 0x64], "1380");
@@ -172,7 +172,7 @@ fn i8_a_quote_that_is_too_short_is_noted_only() {
     }
     let mut bed = Bed::new();
     let quoted = sent(&mut bed, &Ip::udp(ALPHA_IP, B_IPIP, 1300));
-    let tally = bed.one(PortId::Errors, too_big(1200, &quoted[..28]).plain()).tally;
+    let tally = bed.one(ERRORS, too_big(1200, &quoted[..28]).plain()).tally;
     assert_eq!(tally.dropped[DropReason::TunnelErrorNoted.index()], 1);
     assert_eq!(bed.paths().snapshot()[&IpAddr::V4(PEER_B)].mtu.unwrap().0, 1200);
 }
@@ -201,7 +201,7 @@ fn m7_a_quote_without_df_is_not_believed() {
     ] {
         let mut bed = Bed::new();
         let quoted = sent(&mut bed, &inner);
-        let tally = bed.one(PortId::Errors, too_big(1200, &quoted).plain()).tally;
+        let tally = bed.one(ERRORS, too_big(1200, &quoted).plain()).tally;
         assert_eq!(tally.dropped[DropReason::TunnelErrorForged.index()], 1, "{why}");
         assert_eq!(bed.paths().snapshot().len(), 0, "{why}");
     }
@@ -237,14 +237,14 @@ fn m7_foreign_and_forged_quotes_change_nothing() {
     ];
     for (index, (forged, reason)) in cases.into_iter().enumerate() {
         let mut bed = Bed::new();
-        let exchange = bed.one(PortId::Errors, forged.plain());
+        let exchange = bed.one(ERRORS, forged.plain());
         assert_eq!(exchange.out, [], "{index}");
         assert_eq!(exchange.tally.dropped[reason.index()], 1, "{index}: {:?}", exchange.tally);
         assert_eq!((bed.paths().snapshot().len(), bed.events().count()), (0, 0), "{index}");
     }
     // Queries and answers are nobody's error.
     let echo = Ip::echo(ROUTER, NODE);
-    let tally = Bed::new().one(PortId::Errors, echo.plain()).tally;
+    let tally = Bed::new().one(ERRORS, echo.plain()).tally;
     assert_eq!(tally.dropped[DropReason::TunnelErrorForeign.index()], 1);
 }
 
@@ -259,7 +259,7 @@ fn m7_one_wrong_bit_in_what_names_the_tunnel_changes_nothing() {
         let mut forged = quoted.clone();
         forged[byte] ^= 1 << bit;
         let mut bed = Bed::new();
-        let exchange = bed.one(PortId::Errors, too_big(1200, &forged).plain());
+        let exchange = bed.one(ERRORS, too_big(1200, &forged).plain());
         assert_eq!(exchange.out, [], "byte {byte} bit {bit}");
         assert_eq!(bed.paths().snapshot().len(), 0, "byte {byte} bit {bit}");
     }
@@ -287,7 +287,7 @@ proptest! {
             }
         }
         let head = [kind, head[1], head[2], head[3], head[4], head[5]];
-        let exchange = bed.one(PortId::Errors, error(head, &quoted).plain());
+        let exchange = bed.one(ERRORS, error(head, &quoted).plain());
         prop_assert!(exchange.out.len() <= 1);
         let peers = [IpAddr::V4(PEER_B), IpAddr::V4(PEER_C)];
         for (peer, path) in bed.paths().snapshot() {
@@ -314,7 +314,7 @@ fn a_damaged_error_is_dropped() {
             .take(20),
     );
     for frame in cases {
-        let tally = bed.one(PortId::Errors, frame).tally;
+        let tally = bed.one(ERRORS, frame).tally;
         assert_eq!(tally.dropped[DropReason::TunnelErrorMalformed.index()], 1);
     }
     assert_eq!(bed.paths().snapshot().len(), 0);
@@ -326,14 +326,13 @@ fn t7_relayed_errors_are_limited() {
     let mut bed = Bed::new();
     let inner = Ip::udp(ALPHA_IP, B_IPIP, 400);
     let quoted = sent(&mut bed, &inner);
-    let exchange =
-        bed.exchange((0..1000).map(|_| (PortId::Errors, error([3, 1, 0, 0, 0, 0], &quoted).plain())));
+    let exchange = bed.exchange((0..1000).map(|_| (ERRORS, error([3, 1, 0, 0, 0, 0], &quoted).plain())));
     let relayed = exchange.out.len();
     assert!((100..400).contains(&relayed), "{relayed}");
     assert_eq!(exchange.tally.dropped[DropReason::IcmpRateLimited.index()], 1000 - relayed as u64);
     assert_eq!(bed.events().count(), 1, "told once");
     let quoted = sent(&mut bed, &Ip::udp(ALPHA_IP, C_IPIP, 400));
-    assert_eq!(bed.one(PortId::Errors, error([3, 1, 0, 0, 0, 0], &quoted).plain()).out.len(), 1);
+    assert_eq!(bed.one(ERRORS, error([3, 1, 0, 0, 0, 0], &quoted).plain()).out.len(), 1);
 }
 
 /// T5: not about errors; T9: to this node's kernel from the dummy address.
@@ -341,11 +340,11 @@ fn t7_relayed_errors_are_limited() {
 fn relayed_errors_keep_the_rules_of_all_errors() {
     let mut bed = Bed::new();
     let quoted = sent(&mut bed, &Ip::icmp(ALPHA_IP, B_IPIP, [3, 3], &[0; 60]));
-    let tally = bed.one(PortId::Errors, error([3, 1, 0, 0, 0, 0], &quoted).plain()).tally;
+    let tally = bed.one(ERRORS, error([3, 1, 0, 0, 0, 0], &quoted).plain()).tally;
     assert_eq!(tally.dropped[DropReason::IcmpNotDue.index()], 1);
 
     let from_the_node = Ip::new(NODE, PEER_B, IPIP, Ip::udp(TUNNEL_A, B_IPIP, 40).bytes());
-    let exchange = bed.one(PortId::Errors, error([11, 0, 0, 0, 0, 0], &from_the_node.bytes()).plain());
+    let exchange = bed.one(ERRORS, error([11, 0, 0, 0, 0, 0], &from_the_node.bytes()).plain());
     let [(PortId::Host, frame)] = &exchange.out[..] else { panic!("{exchange:?}") };
     let told = Ip::read(&frame.bytes);
     assert_eq!((told.src, told.dst), (Ipv4Addr::new(192, 0, 0, 8), TUNNEL_A));

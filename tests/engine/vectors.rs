@@ -157,7 +157,7 @@ fn ipip_as_the_kernels_tunl0() {
                         assert_eq!((out.len(), result.dropped), (0, Some(DropReason::UnknownPeer)));
                     }
                     Difference::NotTaken => {
-                        assert_eq!((out.len(), result.dropped), (0, Some(DropReason::InnerNotIpv4)));
+                        assert_eq!((out.len(), result.dropped), (0, Some(DropReason::InnerNotIp)));
                     }
                     Difference::ReservedBits => unreachable!("no VXLAN here"),
                 }
@@ -226,7 +226,7 @@ fn vxlan_as_the_kernels_vxlan_calico() {
         println!("{name}");
         let is_outer = given[16..20] == VXLAN_NODE.octets();
         let (port, frame) = match is_outer {
-            true => (PortId::Vxlan, received(&given)),
+            true => (VXLAN, received(&given)),
             false => from_alpha(&given),
         };
         let result = run(VXLAN_CLUSTER, 1450, port, frame);
@@ -243,7 +243,7 @@ fn vxlan_as_the_kernels_vxlan_calico() {
                 let reason = match name.as_str() {
                     "vni 4097" => DropReason::VxlanUnknownVni,
                     "dst mac other" | "src mac own" => DropReason::VxlanInnerMac,
-                    "ethertype ipv6 garbage" => DropReason::InnerNotIpv4,
+                    "ethertype ipv6 garbage" => DropReason::Ipv6Truncated,
                     "truncated after vxlan hdr" => DropReason::VxlanTruncated,
                     _ => panic!("{name}"),
                 };
@@ -264,7 +264,7 @@ fn vxlan_as_the_kernels_vxlan_calico() {
                 let kernels: Vec<Ip> = made.iter().map(|packet| Ip::read(packet)).collect();
                 assert_eq!(out, kernels.iter().map(|ip| ip.payload[8..].to_vec()).collect::<Vec<_>>());
                 for ((id, frame), kernels) in result.out.iter().zip(&kernels) {
-                    assert_eq!((*id, frame.peer), (PortId::Vxlan, IpAddr::V4(VXLAN_PEER)));
+                    assert_eq!((*id, frame.peer), (VXLAN, IpAddr::V4(VXLAN_PEER)));
                     assert_eq!(frame.ecn, Ecn::from_tos(kernels.tos));
                     flows.push(frame.flow);
                 }

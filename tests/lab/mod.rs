@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use etherparse::Ipv4HeaderSlice;
 use margay::sys::netns::Netns;
+use margay::sys::sysctl;
 use margay::testbed::{Capture, Frame, Lab, LabSpec, Ping, Pod, Workdir, ping, transfer, udp_echo};
 use socket2::{Domain, Socket, Type};
 
@@ -78,10 +79,9 @@ pub(crate) fn processes_naming(text: &str) -> Vec<String> {
     all.filter(|name| name.bytes().all(|b| b.is_ascii_digit())).filter(naming).collect()
 }
 
-/// Sets `/proc/sys/NAME` of a namespace.
+/// Sets a sysctl of a namespace.
 pub(crate) fn sysctl(netns: &Netns, name: &str, value: &str) {
-    let path = format!("/proc/sys/{name}");
-    netns.run(|| std::fs::write(&path, value)).unwrap().unwrap_or_else(|error| panic!("{path}: {error}"));
+    netns.run(|| sysctl::write(name, value)).unwrap().unwrap_or_else(|error| panic!("{name}: {error}"));
 }
 
 // linux/pkt_sched.h

@@ -1,7 +1,10 @@
 //! What is joined, and what is not.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
+
 use margay::buf::{Offload, PartialChecksum, Segmentation, Segments};
 use margay::io::join::{MAX_RUN, Takes};
+use margay::wire::Protocol;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -9,15 +12,30 @@ use crate::streams::*;
 
 const TCP: usize = 14 + 20;
 
+fn v4() -> Ip {
+    let addresses = [[10, 65, 0, 2], [10, 65, 0, 66]].map(Ipv4Addr::from);
+    Ip::V4 { id: 0xfffe, dont_fragment: false, addresses }
+}
+
+fn v6() -> Ip {
+    let addresses = [2, 66].map(|host| Ipv6Addr::new(0xfd65, 0, 0, 1, 0, 0, 0, host));
+    Ip::V6 { flow_label: 0xabcde, extensions: Vec::new(), addresses }
+}
+
+/// With extension headers of 8 bytes.
+fn v6_with(kinds: &[Protocol], third: u8) -> Ip {
+    let Ip::V6 { flow_label, addresses, .. } = v6() else { unreachable!() };
+    let extensions = kinds.iter().map(|kind| (*kind, vec![0, 1, third, 0, 0, 0, 0])).collect();
+    Ip::V6 { flow_label, extensions, addresses }
+}
+
 /// Three segments of 1,000 bytes behind Ethernet headers, without flags but ACK, with options.
-fn tcp() -> Stream {
+fn tcp_over(ip: Ip) -> Stream {
     Stream {
         has_ethernet: true,
         tos: 2,
-        id: 0xfffe,
-        dont_fragment: false,
         ttl: 63,
-        addresses: [[10, 65, 0, 2], [10, 65, 0, 66]],
+        ip,
         ports: [49152, 80],
         transport: Transport::Tcp {
             seq: 0xffff_ff00,
@@ -31,8 +49,26 @@ fn tcp() -> Stream {
     }
 }
 
+fn tcp() -> Stream {
+    tcp_over(v4())
+}
+
+fn udp_over(ip: Ip) -> Stream {
+    Stream { transport: Transport::Udp, ..tcp_over(ip) }
+}
+
 fn udp() -> Stream {
-    Stream { transport: Transport::Udp, ..tcp() }
+    udp_over(v4())
+}
+
+/// Each protocol over each version.
+fn all() -> [Stream; 4] {
+    [tcp(), udp(), tcp_over(v6()), udp_over(v6())]
+}
+
+/// Where the transport header begins.
+fn transport_at(stream: &Stream) -> usize {
+    stream.l2() + stream.ip.len()
 }
 
 fn loose(pieces: Vec<Vec<u8>>) -> Vec<Loose> {
@@ -55,7 +91,8 @@ fn runs_with(stream: &Stream, edit: impl Fn(&mut Vec<u8>)) -> Vec<Vec<usize>> {
 
 #[test]
 fn three_segments_become_what_they_were_cut_from() {
-    for stream in [tcp(), udp()] {
+    let with_extensions = || v6_with(&[Protocol::HOP_BY_HOP, Protocol::DESTINATION_OPTIONS], 4);
+    for stream in all().into_iter().chain([tcp_over(with_extensions()), udp_over(with_extensions())]) {
         let [run] = &joined(&loose(stream.pieces()), 14, BOTH)[..] else { panic!("one run") };
         assert_eq!(run.frames, [0, 1, 2]);
         assert_eq!((&run.out.bytes, run.out.offload), (&stream.whole(), stream.offload()));
@@ -91,9 +128,11 @@ fn a_segment_that_the_kernel_would_not_join_is_not_joined() {
         let runs = runs_with(&tcp(), |piece| piece[at] ^= bits);
         assert!(!runs.iter().any(|run| run.len() > 1 && run.contains(&1)), "{what}: {runs:?}");
     }
-    for flag in [0x02, 0x04, 0x10, 0x20, 0x40, 0x80] {
-        let runs = runs_with(&tcp(), |piece| piece[TCP + 13] ^= flag);
-        assert!(!runs.iter().any(|run| run.starts_with(&[0, 1])), "{flag:#x}: {runs:?}");
+    for stream in [tcp(), tcp_over(v6())] {
+        for flag in [0x02, 0x04, 0x10, 0x20, 0x40, 0x80] {
+            let runs = runs_with(&stream, |piece| piece[transport_at(&stream) + 13] ^= flag);
+            assert!(!runs.iter().any(|run| run.starts_with(&[0, 1])), "{flag:#x}: {runs:?}");
+        }
     }
     for at in [5, 11, 15, 19, 20, 22, 29, 33, TCP, TCP + 2] {
         let runs = runs_with(&udp(), |piece| piece[at] ^= 0x40);
@@ -101,35 +140,87 @@ fn a_segment_that_the_kernel_would_not_join_is_not_joined() {
     }
 }
 
+/// The same over IPv6: every bit of its header but those of the length, and extension headers.
+#[test]
+fn a_segment_that_the_kernel_would_not_join_over_ipv6_is_not_joined() {
+    for ip in [v6(), v6_with(&[Protocol::DESTINATION_OPTIONS], 4)] {
+        for stream in [tcp_over(ip.clone()), udp_over(ip)] {
+            let start = transport_at(&stream);
+            // The ports too.
+            for at in (0..18).chain(20..start + 4) {
+                let runs = runs_with(&stream, |piece| piece[at] ^= 0x10);
+                let is_apart = !runs.iter().any(|run| run.len() > 1 && run.contains(&1));
+                assert!(is_apart, "byte {at}: {runs:?}");
+            }
+        }
+    }
+    // Extension headers that one frame alone has.
+    let (with, without) = (tcp_over(v6_with(&[Protocol::HOP_BY_HOP], 4)), tcp_over(v6()));
+    let mut pieces = without.pieces();
+    pieces[1] = with.pieces().swap_remove(1);
+    assert_eq!(runs(&loose(pieces)), [[0], [1], [2]]);
+}
+
+/// What stands behind a fragment header or an authentication, or is on its way to another last destination
+/// (RFC 8200 8.1), is never joined, nor cut.
+#[test]
+fn headers_of_one_packet_alone_are_not_repeated() {
+    let cases = [(Protocol::FRAGMENT, 0), (Protocol::AH, 0), (Protocol::ROUTING, 1)];
+    for (kind, third) in cases {
+        for stream in [tcp_over(v6()), udp_over(v6())] {
+            let frames: Vec<Loose> = stream.pieces().iter().map(|piece| behind(piece, kind, third)).collect();
+            assert_eq!(runs(&frames), [[0], [1], [2]], "{kind:?}");
+            let whole = behind(&stream.whole(), kind, third);
+            assert_eq!(cut(&whole.bytes, stream.outer(), stream.offload()), None, "{kind:?}");
+            let passed = behind(&stream.whole(), Protocol::ROUTING, 0);
+            assert!(cut(&passed.bytes, stream.outer(), stream.offload()).is_some());
+        }
+    }
+}
+
+/// An IPv6 frame with an extension header put behind its fixed header.
+fn behind(frame: &[u8], kind: Protocol, third: u8) -> Loose {
+    let mut bytes = frame.to_vec();
+    let next = std::mem::replace(&mut bytes[20], kind.0);
+    bytes.splice(54..54, [next, 0, 0, third, 0, 0, 0, 0]);
+    let len = (bytes.len() - 54) as u16;
+    bytes[18..20].copy_from_slice(&len.to_be_bytes());
+    Loose::plain(bytes)
+}
+
 /// RFC 6864 4.1: with DF the id means nothing.
 #[test]
 fn ids_count_only_where_fragments_may_be_made() {
-    for stream in [tcp(), udp()] {
-        let stream = Stream { dont_fragment: true, ..stream };
+    for mut stream in [tcp(), udp()] {
+        let Ip::V4 { dont_fragment, .. } = &mut stream.ip else { unreachable!() };
+        *dont_fragment = true;
         assert_eq!(runs_with(&stream, |piece| piece[18] ^= 0x55), [[0, 1, 2]]);
     }
 }
 
 #[test]
 fn push_and_fin_end_a_run_and_are_its_own() {
-    for flag in [0x01, 0x08, 0x09] {
-        assert_eq!(runs_with(&tcp(), |piece| piece[TCP + 13] |= flag), [vec![0, 1], vec![2]]);
-        let mut pieces = tcp().pieces();
-        pieces[1][TCP + 13] |= flag;
-        repair(&mut pieces[1][14..]);
-        let joined = joined(&loose(pieces), 14, BOTH);
-        assert_eq!(joined[0].out.bytes[TCP + 13], 0x10 | flag);
+    for stream in [tcp(), tcp_over(v6())] {
+        let at = transport_at(&stream) + 13;
+        for flag in [0x01, 0x08, 0x09] {
+            assert_eq!(runs_with(&stream, |piece| piece[at] |= flag), [vec![0, 1], vec![2]]);
+            let mut pieces = stream.pieces();
+            pieces[1][at] |= flag;
+            repair(&mut pieces[1][14..]);
+            let joined = joined(&loose(pieces), 14, BOTH);
+            assert_eq!(joined[0].out.bytes[at], 0x10 | flag);
+        }
+        // The first that has one stays alone.
+        let mut pieces = stream.pieces();
+        pieces[0][at] |= 0x08;
+        repair(&mut pieces[0][14..]);
+        assert_eq!(runs(&loose(pieces)), [vec![0], vec![1, 2]]);
     }
-    // The first that has one stays alone.
-    let mut pieces = tcp().pieces();
-    pieces[0][TCP + 13] |= 0x08;
-    repair(&mut pieces[0][14..]);
-    assert_eq!(runs(&loose(pieces)), [vec![0], vec![1, 2]]);
 }
 
 #[test]
 fn a_shorter_segment_ends_a_run_and_a_longer_one_begins_another() {
-    for (mut stream, head) in [(tcp(), 66), (udp(), 42)] {
+    for mut stream in all() {
         stream.payload.truncate(2500);
         let mut pieces = stream.pieces();
         pieces.push(pieces[2].clone());
@@ -138,11 +229,16 @@ fn a_shorter_segment_ends_a_run_and_a_longer_one_begins_another() {
         for (change, expected) in [(999, vec![vec![0, 1], vec![2]]), (1001, vec![vec![0], vec![1], vec![2]])]
         {
             let mut pieces = stream.pieces();
-            pieces[1].resize(head + change, 0);
-            let len = (head + change - 14) as u16;
-            pieces[1][16..18].copy_from_slice(&len.to_be_bytes());
-            if head == 42 {
-                pieces[1][38..40].copy_from_slice(&(len - 20).to_be_bytes());
+            pieces[1].resize(stream.head_len() + change, 0);
+            let len = (stream.head_len() + change - 14) as u16;
+            match stream.ip {
+                Ip::V4 { .. } => pieces[1][16..18].copy_from_slice(&len.to_be_bytes()),
+                Ip::V6 { .. } => pieces[1][18..20].copy_from_slice(&(len - 40).to_be_bytes()),
+            }
+            if let Transport::Udp = stream.transport {
+                let at = transport_at(&stream) + 4;
+                let len = len - stream.ip.len() as u16;
+                pieces[1][at..at + 2].copy_from_slice(&len.to_be_bytes());
             }
             repair(&mut pieces[1][14..]);
             let found = runs(&loose(pieces));
@@ -155,18 +251,20 @@ fn a_shorter_segment_ends_a_run_and_a_longer_one_begins_another() {
 /// RFC 3168 6.1.2: CWR belongs to the first segment of a super-frame alone.
 #[test]
 fn cwr_on_the_first_segment_is_carried_by_the_kind() {
-    let mut stream = tcp();
-    let Transport::Tcp { flags, .. } = &mut stream.transport else { unreachable!() };
-    *flags = 0x90;
-    let joined = joined(&loose(stream.pieces()), 14, BOTH);
-    let segments = Some(Segments { kind: Segmentation::TcpV4Ecn, size: 1000 });
-    assert_eq!((joined.len(), joined[0].out.offload.segments), (1, segments));
-    assert_eq!(runs_with(&stream, |piece| piece[TCP + 13] |= 0x80), [vec![0], vec![1, 2]]);
+    for mut stream in [tcp(), tcp_over(v6())] {
+        let Transport::Tcp { flags, .. } = &mut stream.transport else { unreachable!() };
+        *flags = 0x90;
+        let joined = joined(&loose(stream.pieces()), 14, BOTH);
+        let segments = Some(Segments { kind: Segmentation::TcpEcn, size: 1000 });
+        assert_eq!((joined.len(), joined[0].out.offload.segments), (1, segments));
+        let at = transport_at(&stream) + 13;
+        assert_eq!(runs_with(&stream, |piece| piece[at] |= 0x80), [vec![0], vec![1, 2]]);
+    }
 }
 
 #[test]
 fn a_wrong_checksum_is_passed_on_as_it_is_and_joined_with_nothing() {
-    for stream in [tcp(), udp()] {
+    for stream in all() {
         for index in 0..3 {
             let mut pieces = stream.pieces();
             let last = pieces[index].len() - 1;
@@ -179,14 +277,14 @@ fn a_wrong_checksum_is_passed_on_as_it_is_and_joined_with_nothing() {
 
 #[test]
 fn unfinished_checksums_are_joined_as_they_are() {
-    for stream in [tcp(), udp()] {
+    for stream in all() {
         let mut frames = loose(stream.pieces());
         for frame in &mut frames {
-            let len = (frame.bytes.len() - 34) as u16;
-            let address = |at: usize| <[u8; 4]>::try_from(&frame.bytes[at..at + 4]).unwrap().into();
-            let protocol = margay::wire::Protocol(frame.bytes[23]);
-            let sum = margay::wire::checksum::pseudo_header(address(26), address(30), protocol, len.into());
-            let at = 34 + usize::from(stream.field());
+            let start = transport_at(&stream);
+            let len = frame.bytes.len() - start;
+            let (protocol, [src, dst]) = (stream.protocol(), stream.ip.addresses());
+            let sum = margay::wire::checksum::pseudo_header(src, dst, protocol, len);
+            let at = start + usize::from(stream.field());
             frame.bytes[at..at + 2].copy_from_slice(&sum.folded().to_be_bytes());
             frame.offload.checksum = stream.offload().checksum;
         }
@@ -194,7 +292,8 @@ fn unfinished_checksums_are_joined_as_they_are() {
         let runs = joined(&frames, 14, BOTH);
         assert_eq!((runs.len(), &runs[0].out.bytes), (1, &stream.whole()));
         // One that says something else of itself.
-        frames[1].offload.checksum = Some(PartialChecksum { start: 24, field: stream.field() - 4 });
+        let start = stream.ip.len() as u16 + 4;
+        frames[1].offload.checksum = Some(PartialChecksum { start, field: stream.field() - 4 });
         assert_eq!(joined(&frames, 14, BOTH).len(), 3);
     }
 }
@@ -202,7 +301,7 @@ fn unfinished_checksums_are_joined_as_they_are() {
 #[test]
 fn what_may_not_be_joined_stays_alone_and_keeps_its_place() {
     type Edit = fn(&mut Loose);
-    let edits: [(&str, Edit); 8] = [
+    let edits: [(&str, Edit); 9] = [
         ("no payload", |frame| {
             frame.bytes.truncate(66);
             frame.bytes[16..18].copy_from_slice(&52_u16.to_be_bytes());
@@ -218,9 +317,10 @@ fn what_may_not_be_joined_stays_alone_and_keeps_its_place() {
         }),
         ("padding", |frame| frame.bytes.push(0)),
         ("a super-frame", |frame| {
-            frame.offload.segments = Some(Segments { kind: Segmentation::TcpV4, size: 100 });
+            frame.offload.segments = Some(Segments { kind: Segmentation::Tcp, size: 100 });
         }),
-        ("no IPv4", |frame| frame.bytes[13] = 6),
+        ("ARP", |frame| frame.bytes[13] = 6),
+        ("another version than Ethernet says", |frame| frame.bytes[12..14].copy_from_slice(&[0x86, 0xdd])),
         ("another protocol", |frame| {
             frame.bytes[23] = 47;
             repair_ip(&mut frame.bytes[14..]);
@@ -232,9 +332,29 @@ fn what_may_not_be_joined_stays_alone_and_keeps_its_place() {
         edit(&mut frames[1]);
         assert_eq!(runs(&frames), [[0], [1], [2]], "{what}");
     }
-    let mut frames = loose(udp().pieces());
-    frames[1].bytes[40..42].fill(0);
-    assert_eq!(runs(&frames), [[0], [1], [2]], "a datagram without checksum");
+    for stream in [udp(), udp_over(v6())] {
+        let mut frames = loose(stream.pieces());
+        frames[1].bytes[transport_at(&stream) + 6..][..2].fill(0);
+        assert_eq!(runs(&frames), [[0], [1], [2]], "a datagram without checksum");
+    }
+    let edits: [(&str, Edit); 5] = [
+        ("no payload", |frame| {
+            frame.bytes.truncate(86);
+            frame.bytes[18..20].copy_from_slice(&32_u16.to_be_bytes());
+            repair(&mut frame.bytes[14..]);
+        }),
+        ("a fragment", |frame| *frame = behind(&frame.bytes, Protocol::FRAGMENT, 1)),
+        ("padding", |frame| frame.bytes.push(0)),
+        ("a super-frame", |frame| {
+            frame.offload.segments = Some(Segments { kind: Segmentation::Tcp, size: 100 });
+        }),
+        ("neighbour discovery", |frame| frame.bytes[20] = 58),
+    ];
+    for (what, edit) in edits {
+        let mut frames = loose(tcp_over(v6()).pieces());
+        edit(&mut frames[1]);
+        assert_eq!(runs(&frames), [[0], [1], [2]], "{what}");
+    }
     // IP options.
     let mut frames = loose(tcp().pieces());
     frames.iter_mut().for_each(|frame| {
@@ -249,10 +369,9 @@ fn what_may_not_be_joined_stays_alone_and_keeps_its_place() {
 
 #[test]
 fn only_what_the_interface_takes_is_joined() {
-    let count = |stream: &Stream, takes| joined(&loose(stream.pieces()), 14, takes).len();
-    let [only_tcp, only_udp] = [true, false].map(|tcp| Takes { tcp, udp: !tcp });
-    assert_eq!((count(&tcp(), only_tcp), count(&udp(), only_tcp)), (1, 3));
-    assert_eq!((count(&tcp(), only_udp), count(&udp(), only_udp)), (3, 1));
+    let counts = |takes| all().map(|stream| joined(&loose(stream.pieces()), 14, takes).len());
+    assert_eq!(counts(Takes { tcp: true, udp: false }), [1, 3, 1, 3]);
+    assert_eq!(counts(Takes { tcp: false, udp: true }), [3, 1, 3, 1]);
 }
 
 /// 128 segments, 64 datagrams (`UDP_GRO_CNT_MAX`), 65,535 bytes; and a batch longer than is looked at together.
@@ -266,14 +385,20 @@ fn a_run_ends_where_it_is_full() {
     };
     assert_eq!(lens(stream(tcp(), 10, 300)), [MAX_RUN, MAX_RUN, 44]);
     assert_eq!(lens(stream(udp(), 10, 150)), [64, 64, 22]);
-    // 20 + 32 + 44 * 1488 is 65,524: one segment more would not fit.
-    let mut frames = loose(stream(tcp(), 1488, 44).pieces());
-    let mut next = stream(tcp(), 1488, 2);
-    next.id = next.id.wrapping_add(44);
-    let Transport::Tcp { seq, .. } = &mut next.transport else { unreachable!() };
-    *seq = seq.wrapping_add(44 * 1488);
-    frames.extend(loose(next.pieces()));
-    assert_eq!(runs(&frames).iter().map(Vec::len).collect::<Vec<_>>(), [44, 2]);
+    assert_eq!(lens(stream(tcp_over(v6()), 10, 300)), [MAX_RUN, MAX_RUN, 44]);
+    assert_eq!(lens(stream(udp_over(v6()), 10, 150)), [64, 64, 22]);
+    // 20 + 32 + 44 * 1488 is 65,524, and 40 + 32 + 44 * 1487 is 65,500: one segment more would not fit.
+    for (ip, size) in [(v4(), 1488), (v6(), 1487)] {
+        let mut frames = loose(stream(tcp_over(ip.clone()), size, 44).pieces());
+        let mut next = stream(tcp_over(ip), size, 2);
+        if let Ip::V4 { id, .. } = &mut next.ip {
+            *id = id.wrapping_add(44);
+        }
+        let Transport::Tcp { seq, .. } = &mut next.transport else { unreachable!() };
+        *seq = seq.wrapping_add(44 * u32::from(size));
+        frames.extend(loose(next.pieces()));
+        assert_eq!(runs(&frames).iter().map(Vec::len).collect::<Vec<_>>(), [44, 2]);
+    }
 
     let pieces: Vec<Vec<u8>> = (0..7).flat_map(|_| stream(tcp(), 10, 100).pieces()).collect();
     check(&loose(pieces), 14, BOTH);
@@ -282,12 +407,12 @@ fn a_run_ends_where_it_is_full() {
 #[test]
 fn flows_that_take_turns_are_joined_each_for_itself() {
     let other = Stream { ports: [49153, 80], ..tcp() };
-    let streams = [tcp(), other, udp()].map(|stream| loose(stream.pieces()));
+    let streams = [tcp(), other, udp(), tcp_over(v6())].map(|stream| loose(stream.pieces()));
     let frames: Vec<Loose> =
         (0..3).flat_map(|index| streams.each_ref().map(|stream| stream[index].clone())).collect();
     let mut runs = runs(&frames);
     runs.sort();
-    assert_eq!(runs, [[0, 3, 6], [1, 4, 7], [2, 5, 8]]);
+    assert_eq!(runs, [[0, 4, 8], [1, 5, 9], [2, 6, 10], [3, 7, 11]]);
 }
 
 #[test]
@@ -332,7 +457,7 @@ proptest! {
         for (frame, at, value, repairs, to_start) in edits {
             let count = frames.len();
             let Some(frame) = frames.get_mut(usize::from(frame) % count.max(1)) else { continue };
-            let len = if to_start { frame.bytes.len().min(70) } else { frame.bytes.len() };
+            let len = if to_start { frame.bytes.len().min(130) } else { frame.bytes.len() };
             frame.bytes[usize::from(at) % len] = value;
             if repairs {
                 repair(&mut frame.bytes[14..]);

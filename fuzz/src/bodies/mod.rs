@@ -7,6 +7,7 @@
 pub mod engine;
 mod filter;
 mod frame;
+mod ipv6;
 mod model;
 mod resource;
 mod segment;
@@ -23,13 +24,17 @@ pub const TARGETS: &[Target] = &[
     ("checksum", wire::checksum),
     ("cut", segmentation::cut_any),
     ("engine", engine::engine),
+    ("engine_dual", engine::engine_dual),
     ("ethernet_ip", frame::ethernet_ip),
     ("filter", filter::filter),
     ("flow", frame::flow),
     ("icmpv4", segment::icmpv4),
+    ("icmpv6", ipv6::icmpv6),
     ("ipv4", wire::ipv4),
+    ("ipv6", ipv6::ipv6),
     ("join", segmentation::join_any),
     ("mac", wire::mac),
+    ("ndp", ipv6::ndp),
     ("pcapng", filter::pcapng),
     ("resource", resource::resource),
     ("sequence", sequence::sequence),

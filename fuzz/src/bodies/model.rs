@@ -176,7 +176,7 @@ impl Model {
                 let ecn = Ecn::from_tos(outer.tos);
                 self.of_tunnel(frame, ecn, read(&outer.payload), out)
             }
-            PortId::Vxlan => {
+            PortId::Vxlan(_) => {
                 let is_ours = bytes.len() >= 22 && bytes[0] & 8 != 0 && bytes[4..7] == [0, 0x10, 0];
                 if !is_ours
                     || bytes[8..14] != VTEP_A.0
@@ -187,7 +187,7 @@ impl Model {
                 }
                 self.of_tunnel(frame, frame.ecn, read(&bytes[22..]), out)
             }
-            PortId::Underlay => {
+            PortId::Underlay(_) => {
                 let ip = read(ethernet_payload(bytes, [8, 0])?).ok_or(Dropped)?;
                 let is_ours = match self.route(ip.src) {
                     To::Pod(_) | To::Blackhole => true,
@@ -200,7 +200,7 @@ impl Model {
                 self.arrive(ip, From::Underlay, frame.offload, out)
             }
             PortId::Host => self.of_host(frame, out),
-            PortId::Direct | PortId::Errors => panic!("receives nothing"),
+            PortId::Direct | PortId::Errors(_) => panic!("receives nothing"),
         }
     }
 
@@ -639,7 +639,7 @@ impl Model {
                 assert_ne!(outer.id, 0);
                 Some(inner)
             }
-            (To::Vxlan(peer), PortId::Vxlan) if frame.peer == peer => {
+            (To::Vxlan(peer), PortId::Vxlan(_)) if frame.peer == peer => {
                 let vtep = if peer == PEER_B { VTEP_B } else { VTEP_C };
                 assert_eq!(bytes[..22], vxlan(vtep, VTEP_A, 0x0800, &[])[..]);
                 let inner = Ip::read(&bytes[22..]);

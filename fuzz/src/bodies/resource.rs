@@ -1,9 +1,8 @@
 //! Calico's resources: from any text to the plan of every node in it.
 
-use std::net::IpAddr;
-
 use margay::resource::{Parsed, ResourceError, Resources, parse};
-use margay::rib::{NodePlan, PlanError, RouteClass, Target, plan};
+use margay::rib::{Encap, NodePlan, PlanError, RouteClass, Target, plan};
+use margay::wire::Family;
 use serde_json::Value;
 
 const NAME: &str = "fuzz.yaml";
@@ -68,13 +67,19 @@ fn sound(plan: &NodePlan) {
                 assert_eq!(route.class, RouteClass::LocalWorkload);
                 assert!(plan.endpoints[index].addresses.contains(&route.prefix.addr()));
             }
-            Target::Peer { peer, .. } => assert_ne!(plan.peers[peer].name, plan.node),
+            Target::Peer { peer, encap, underlay } => {
+                let peer = &plan.peers[peer];
+                assert_ne!(peer.name, plan.node);
+                assert!(peer.underlays.of(underlay).is_some() && plan.underlays.of(underlay).is_some());
+                assert!(encap == Encap::Vxlan || underlay == Family::of(route.prefix.addr()));
+                assert!(encap != Encap::Ipip || underlay == Family::V4);
+            }
             Target::Host => assert_eq!(route.class, RouteClass::LocalHost),
             Target::Blackhole => assert_eq!(route.class, RouteClass::Blackhole),
         }
     }
     for (index, endpoint) in plan.endpoints.iter().enumerate() {
-        for address in endpoint.addresses.iter().filter(|address| IpAddr::is_ipv4(address)) {
+        for address in &endpoint.addresses {
             let to_it = |route: &&margay::rib::Route| {
                 route.prefix.addr() == *address && route.target == Target::Endpoint(index)
             };

@@ -4,7 +4,8 @@ use margay::buf::{MAX_SEGMENTS, Offload};
 use margay::io::join::Takes;
 use margay::io::offload::Outer;
 use margay::io::vnet;
-use margay::wire::{Ipv4, transport::Transport};
+use margay::wire::ip::{Family, View};
+use margay::wire::{Ipv4, Ipv6, transport::Transport};
 
 #[path = "../../../tests/segmentation/streams.rs"]
 pub(super) mod streams;
@@ -17,27 +18,36 @@ pub(super) fn cut_any(input: &[u8]) {
     // No port receives more.
     let bytes = &bytes[..bytes.len().min(65_549)];
     for (outer, l2) in [(Outer::None, 0), (Outer::Ethernet, 14), (Outer::Ipip, 20), (Outer::Vxlan, 22)] {
-        let offload = vnet::decode(header, l2);
+        let ip = bytes.get(l2.into()..).unwrap_or_default();
+        let offload = vnet::decode(header, l2, ip);
         assert_eq!(
-            vnet::decode(&vnet::encode(offload, l2, &[]), l2),
+            vnet::decode(&vnet::encode(offload, l2, ip), l2, ip),
             offload,
             "read, written and read again"
         );
         let Some(pieces) = few(offload).and_then(|offload| cut(bytes, outer, offload)) else { continue };
-        let whole = Ipv4::parse(&bytes[l2.into()..]).expect("it was cut");
-        let transport = Transport::parse(&whole).expect("it was cut");
-        let payload = &whole.payload()[transport.header_len.into()..];
         let size = usize::from(offload.segments.expect("it was cut").size);
-        assert_eq!(pieces.len(), payload.len().div_ceil(size).max(1));
-        let mut rest = payload;
-        for piece in pieces {
-            let ip = Ipv4::parse(&piece[l2.into()..]).expect("a segment is a packet");
-            let (this, behind) = rest.split_at(size.min(rest.len()));
-            assert!(ip.payload().ends_with(this) && ip.total_len() + usize::from(l2) == piece.len());
-            rest = behind;
+        match Family::of_packet(ip) {
+            Some(Family::V6) => check_pieces::<Ipv6<'_>>(ip, &pieces, l2.into(), size),
+            _ => check_pieces::<Ipv4<'_>>(ip, &pieces, l2.into(), size),
         }
-        assert!(rest.is_empty());
     }
+}
+
+/// Each piece is a packet, and together they carry what the whole did.
+fn check_pieces<'a, V: View<'a>>(whole: &'a [u8], pieces: &'a [Vec<u8>], l2: usize, size: usize) {
+    let whole = V::parse(whole).expect("it was cut");
+    let transport = Transport::parse(&whole).expect("it was cut");
+    let payload = &whole.payload()[transport.header_len.into()..];
+    assert_eq!(pieces.len(), payload.len().div_ceil(size).max(1));
+    let mut rest = payload;
+    for piece in pieces {
+        let ip = V::parse(&piece[l2..]).expect("a segment is a packet");
+        let (this, behind) = rest.split_at(size.min(rest.len()));
+        assert!(ip.payload().ends_with(this) && ip.total_len() + l2 == piece.len());
+        rest = behind;
+    }
+    assert!(rest.is_empty());
 }
 
 /// What the engine lets pass.
@@ -68,12 +78,16 @@ pub(super) fn join_any(input: &[u8]) {
     while !choices.0.is_empty() {
         let index = choices.below(frames.len());
         let frame = &mut frames[index];
-        let at = choices.below(frame.bytes.len().min(l2 + 80));
+        let at = choices.below(frame.bytes.len().min(l2 + 130));
         frame.bytes[at] ^= choices.byte();
         match choices.byte() {
             0..100 => repair(&mut frame.bytes[l2..]),
             100..110 => frame.bytes.truncate(at.max(l2 + 40)),
-            110..120 => frame.offload = vnet::decode(&[choices.byte() & 1, 0, 0, 0, 0, 0, 34, 0, 16, 0], 14),
+            110..120 => {
+                let flags = choices.byte();
+                let start = if flags & 2 == 0 { 34 } else { 54 };
+                frame.offload = vnet::decode(&[flags & 1, 0, 0, 0, 0, 0, start, 0, 16, 0], 14, &[]);
+            }
             _ => {}
         }
     }

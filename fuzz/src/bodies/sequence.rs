@@ -5,13 +5,13 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use margay::buf::Segmentation::{TcpV4, UdpV4};
+use margay::buf::Segmentation;
 use margay::buf::{Offload, Segments};
 use margay::dataplane::{Neighbor, PortId};
 use margay::fib::{Attachment, EndpointId, Environment, Fib, OuterTtl};
 use margay::io::memory::MemoryFrame;
 use margay::rib::{Encap, NodePlan, Route as PlanRoute, RouteClass, Rule, Target, plan};
-use margay::wire::{Ecn, MacAddr};
+use margay::wire::{Ecn, Family, MacAddr};
 
 use super::engine::bed::*;
 use super::engine::packets::*;
@@ -229,8 +229,8 @@ impl Node {
         let port = match choices.byte() % 8 {
             pod @ 0..3 => EndpointId(pod.into()).into(),
             3 | 4 => PortId::Ipip,
-            5 => PortId::Vxlan,
-            6 => PortId::Underlay,
+            5 => PortId::Vxlan(Family::V4),
+            6 => PortId::Underlay(Family::V4),
             _ => PortId::Host,
         };
         if let PortId::Endpoint(EndpointId(pod)) = port
@@ -262,14 +262,14 @@ fn frame(port: PortId, choices: &mut Choices<'_>) -> MemoryFrame {
     let peer = PEERS[usize::from(outer >> 2) % 4];
     let frame = match port {
         PortId::Endpoint(_) => MemoryFrame { offload, ..ip.sent_by(mac) },
-        PortId::Underlay => MemoryFrame { offload, ..ip.on_underlay() },
+        PortId::Underlay(_) => MemoryFrame { offload, ..ip.on_underlay() },
         PortId::Host => MemoryFrame { offload, ..ip.plain() },
         PortId::Ipip => {
             let to = if outer & 0x70 == 0x70 { STRANGER } else { NODE };
             let outer = Ip::new(peer, to, IPIP, ip.bytes()).tos(outer & 3);
             MemoryFrame::from_peer(outer.bytes(), IpAddr::V4(peer))
         }
-        PortId::Vxlan | PortId::Direct | PortId::Errors => {
+        PortId::Vxlan(_) | PortId::Direct | PortId::Errors(_) => {
             let from = if peer == PEER_B { VTEP_B } else { VTEP_C };
             MemoryFrame { ecn: Ecn::from_tos(outer), ..ip.in_vxlan(peer, VTEP_A, from) }
         }
@@ -318,7 +318,7 @@ fn packet(choices: &mut Choices<'_>) -> (Ip, Offload) {
         }
         3 | 4 if has_checksum && ip.payload.len() > 1000 && transport_is_ours(&ip) => {
             let ip = ip.partial();
-            let kind = if ip.protocol == TCP { TcpV4 } else { UdpV4 };
+            let kind = if ip.protocol == TCP { Segmentation::Tcp } else { Segmentation::Udp };
             let size = [500, 1398, 1408, 1410, 1411, 1422, 1423, 1460][choices.below(8)];
             let offload = Offload { segments: Some(Segments { kind, size }), ..ip.partial_checksum() };
             (ip, offload)
@@ -354,9 +354,9 @@ fn changed(port: PortId, mut frame: MemoryFrame, choices: &mut Choices<'_>) -> M
     }
     if how & 32 != 0 {
         let at = match port {
-            PortId::Endpoint(_) | PortId::Underlay => 14,
-            PortId::Vxlan => 22,
-            PortId::Ipip | PortId::Host | PortId::Direct | PortId::Errors => 0,
+            PortId::Endpoint(_) | PortId::Underlay(_) => 14,
+            PortId::Vxlan(_) => 22,
+            PortId::Ipip | PortId::Host | PortId::Direct | PortId::Errors(_) => 0,
         };
         if port == PortId::Ipip && bytes.len() >= 40 {
             repair(&mut bytes[20..]);
@@ -371,11 +371,10 @@ fn changed(port: PortId, mut frame: MemoryFrame, choices: &mut Choices<'_>) -> M
 /// The model's lists as a snapshot, the way that the agent makes one.
 fn fib(base: &NodePlan, model: &Model) -> Fib {
     let mut plan = base.clone();
-    let is_known = |address: IpAddr| matches!(address, IpAddr::V4(peer) if model.peers.contains(&peer));
-    plan.peers.retain(|peer| is_known(peer.address));
-    let place = |address: Ipv4Addr| plan.peers.iter().position(|peer| peer.address == address);
+    plan.peers.retain(|peer| model.peers.iter().any(|known| peer.underlays.have((*known).into())));
+    let place = |address: Ipv4Addr| plan.peers.iter().position(|peer| peer.underlays.have(address.into()));
     let target = |to: To| {
-        let way = |address, encap| Some(Target::Peer { peer: place(address)?, encap });
+        let way = |address, encap| Some(Target::Peer { peer: place(address)?, encap, underlay: Family::V4 });
         match to {
             To::Pod(pod) => Some(Target::Endpoint(pod)),
             To::Ipip(peer) => way(peer, Encap::Ipip),
@@ -399,7 +398,7 @@ fn fib(base: &NodePlan, model: &Model) -> Fib {
     plan.routes = routes.collect();
     for (endpoint, pod) in plan.endpoints.iter_mut().zip(&model.pods) {
         let net = |(net, len): &(Ipv4Addr, u8)| ipnet::Ipv4Net::new(*net, *len).expect("32 bits at most");
-        endpoint.spoofed_sources = pod.spoofed.iter().map(net).collect();
+        endpoint.spoofed_sources = pod.spoofed.iter().map(net).map(Into::into).collect();
     }
     plan.settings.allow_ipip_from_workloads = model.may_tunnel;
     plan.settings.allow_vxlan_from_workloads = model.may_tunnel;
@@ -409,10 +408,15 @@ fn fib(base: &NodePlan, model: &Model) -> Fib {
     });
     let environment = Environment {
         endpoints: attached.collect(),
-        peer_mtus: vec![UNDERLAY_MTU; plan.peers.len()],
+        peer_mtus: plan
+            .peers
+            .iter()
+            .flat_map(|peer| peer.underlays.addresses())
+            .map(|peer| (peer, UNDERLAY_MTU))
+            .collect(),
         host_mtu: Some(UNDERLAY_MTU),
         outer_ttl: OuterTtl::default(),
-        icmp_source: None,
+        icmp_sources: Vec::new(),
     };
     Fib::compile(&plan, &environment).expect("few routes")
 }

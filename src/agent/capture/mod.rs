@@ -275,8 +275,9 @@ impl Agent {
 
     fn peer_called(&self, name: &str) -> Result<IpAddr, CaptureError> {
         let mut peers = self.plan.peers.iter();
-        let found = peers.find(|peer| peer.name == name || peer.address.to_string() == name);
-        found.map(|peer| peer.address).ok_or_else(|| CaptureError::NoPeer(name.to_owned()))
+        let found = peers
+            .find(|peer| peer.name == name || peer.underlays.addresses().any(|own| own.to_string() == name));
+        found.map(|peer| peer.underlays.main_address()).ok_or_else(|| CaptureError::NoPeer(name.to_owned()))
     }
 }
 
@@ -295,7 +296,7 @@ pub fn unhex(digits: &str) -> Option<Vec<u8>> {
 /// The header of a record that the routes are asked about: of a tunnel's frame the inner one.
 fn routed(fib: &Fib, record: &Record) -> Option<Ip> {
     let headers = Headers::of(tap::link(record.port), &record.bytes, fib.node().vxlan_port);
-    let tunnels = usize::from(matches!(record.port, Some(PortId::Ipip | PortId::Vxlan)));
+    let tunnels = usize::from(matches!(record.port, Some(PortId::Ipip | PortId::Vxlan(_))));
     let mut packets = headers.iter().filter_map(|header| match header {
         Header::Ip(ip) => Some(*ip),
         _ => None,

@@ -16,7 +16,7 @@ use crate::dataplane::worker::{Entrance, Injection};
 use crate::dataplane::{Command, PortId};
 use crate::fib::Fib;
 use crate::wire::ipv4::Ipv4;
-use crate::wire::{Ecn, Protocol, ethernet, udp};
+use crate::wire::{Ecn, Family, Protocol, ethernet, udp};
 
 /// The packet to be injected.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -203,8 +203,8 @@ impl Agent {
         let bytes = unhex(&request.packet).ok_or("the packet is not in hexadecimal digits")?;
         let ip = Ipv4::parse(&bytes).map_err(|error| format!("it is no IPv4 packet: {error}"))?;
         let is_tunneled = request.interface != Onto::Direct;
-        if is_tunneled && IpAddr::V4(ip.dst()) != self.plan.address {
-            let address = self.plan.address;
+        if is_tunneled && IpAddr::V4(ip.dst()) != self.plan.underlays.main_address() {
+            let address = self.plan.underlays.main_address();
             return Err(format!(
                 "it goes to {}, but {node} has {address}: both nodes need the same Node resources",
                 ip.dst()
@@ -227,12 +227,14 @@ impl Agent {
                         datagram.dst_port()
                     ));
                 }
-                Ok((underlay(PortId::Vxlan), datagram.payload().to_vec()))
+                Ok((underlay(PortId::Vxlan(Family::V4)), datagram.payload().to_vec()))
             }
             Onto::Direct if self.rootless.is_some() => {
                 Err(format!("{node} takes nothing but VXLAN: it runs without raw sockets"))
             }
-            Onto::Direct if !own_prefixes(&self.plan).iter().any(|own| own.contains(&ip.dst())) => {
+            Onto::Direct
+                if !own_prefixes(&self.plan).iter().any(|own| own.contains(&IpAddr::V4(ip.dst()))) =>
+            {
                 Err(format!("{node} leaves it to its kernel: {} is in no block of its", ip.dst()))
             }
             Onto::Direct => {
@@ -241,7 +243,7 @@ impl Agent {
                 frame[12..].copy_from_slice(&ethernet::EtherType::IPV4.0.to_be_bytes());
                 frame.extend_from_slice(ip.packet());
                 let (peer, ecn) = (Ipv4Addr::UNSPECIFIED.into(), Ecn::NotEct);
-                Ok((Entrance::Underlay { port: PortId::Underlay, peer, ecn }, frame))
+                Ok((Entrance::Underlay { port: PortId::Underlay(Family::V4), peer, ecn }, frame))
             }
         }
     }
@@ -252,9 +254,9 @@ fn onward(names: &Names, record: &Record) -> Option<Onward> {
     let address = record.to.filter(|_| matches!(record.outcome, Outcome::Sent | Outcome::Kept))?;
     let interface = match record.port? {
         PortId::Ipip => Onto::Ipip,
-        PortId::Vxlan => Onto::Vxlan,
+        PortId::Vxlan(_) => Onto::Vxlan,
         PortId::Direct => Onto::Direct,
-        PortId::Endpoint(_) | PortId::Underlay | PortId::Host | PortId::Errors => return None,
+        PortId::Endpoint(_) | PortId::Underlay(_) | PortId::Host | PortId::Errors(_) => return None,
     };
     Some(Onward { node: names.node(address), address, interface, packet: hex(&record.bytes) })
 }

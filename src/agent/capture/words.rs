@@ -3,7 +3,7 @@
 //! The engine decided already: what is said here is read from the record, and explained by the tables that the engine had.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::routed;
 use crate::agent::{Agent, counts};
@@ -39,13 +39,13 @@ impl Names {
         let (name, description) = match port {
             Some(PortId::Endpoint(id)) => (self.workload(id), "endpoint of a workload"),
             Some(PortId::Ipip) => ("ipip".into(), "IPIP tunnels"),
-            Some(PortId::Vxlan) => {
+            Some(PortId::Vxlan(_)) => {
                 return interface("vxlan".into(), &format!("VXLAN tunnels; {made_up}"), port);
             }
             Some(PortId::Direct) => ("direct".into(), "to peers without encapsulation"),
-            Some(PortId::Underlay) => ("underlay".into(), "from the underlay without encapsulation"),
+            Some(PortId::Underlay(_)) => ("underlay".into(), "from the underlay without encapsulation"),
             Some(PortId::Host) => ("host".into(), "this node's kernel"),
-            Some(PortId::Errors) => ("errors".into(), "ICMP errors to this node"),
+            Some(PortId::Errors(_)) => ("errors".into(), "ICMP errors to this node"),
             None => ("slowpath".into(), "what margay makes itself, or kept waiting"),
         };
         interface(name, description, port)
@@ -123,20 +123,22 @@ impl Names {
         let source = routed(fib, record)?.src;
         Some(match (record.port?, record.from?) {
             (PortId::Endpoint(_), from) => format!("antispoof: {source} may be sent by {}", self.party(from)),
-            (PortId::Ipip | PortId::Vxlan, from) => {
+            (PortId::Ipip | PortId::Vxlan(_), from) => {
                 format!("antispoof: {source} may come from {}", self.party(from))
             }
-            (PortId::Underlay, _) => format!("antispoof: {source} is of no workload or tunnel of this node"),
+            (PortId::Underlay(_), _) => {
+                format!("antispoof: {source} is of no workload or tunnel of this node")
+            }
             _ => return None,
         })
     }
 
-    fn lookup(&self, fib: &Fib, destination: Ipv4Addr) -> String {
-        match self.plan.as_ref().and_then(|plan| Some((plan, plan.routes_to(destination.into()).next()?))) {
+    fn lookup(&self, fib: &Fib, destination: IpAddr) -> String {
+        match self.plan.as_ref().and_then(|plan| Some((plan, plan.routes_to(destination).next()?))) {
             Some((plan, route)) => {
                 format!("lookup: {destination} is in {}: {}", route.prefix, plan.explain(route))
             }
-            None => match fib.lookup(destination) {
+            None => match fib.lookup_any(destination) {
                 Action::Host => format!("lookup: {destination} is in no route: the node's kernel takes it"),
                 _ => format!("lookup: {destination} is in no route"),
             },
@@ -144,7 +146,7 @@ impl Names {
     }
 
     fn route(&self, fib: &Fib, record: &Record) -> Option<&Route> {
-        self.plan.as_ref()?.routes_to(routed(fib, record)?.dst.into()).next()
+        self.plan.as_ref()?.routes_to(routed(fib, record)?.dst).next()
     }
 
     fn verdict(&self, verdict: Verdict, to: Option<IpAddr>) -> String {
@@ -153,7 +155,7 @@ impl Names {
             Verdict::Workload(id) => format!("to {}", self.workload(id)),
             Verdict::Reply(id) => format!("answered to {}", self.workload(id)),
             Verdict::Ipip => format!("to IPIP tunnel to {peer}"),
-            Verdict::Vxlan => format!("to VXLAN tunnel to {peer}"),
+            Verdict::Vxlan(_) => format!("to VXLAN tunnel to {peer}"),
             Verdict::Direct => format!("to {peer} without encapsulation"),
             Verdict::Host => "to this node's kernel".into(),
             Verdict::Punt(reason) => format!("punted: {reason}: {}", reason.explanation()),
@@ -185,7 +187,7 @@ impl Names {
     /// Name of the peer that has an address, or the address.
     pub(super) fn node(&self, address: IpAddr) -> String {
         let mut peers = self.plan.iter().flat_map(|plan| &plan.peers);
-        let known = peers.find(|peer| peer.address == address);
+        let known = peers.find(|peer| peer.underlays.have(address));
         known.map_or_else(|| address.to_string(), |peer| peer.name.clone())
     }
 
@@ -211,7 +213,7 @@ fn is_checked(outcome: Outcome) -> bool {
 fn outer(fib: &Fib, record: &Record) -> Option<String> {
     let what = match record.port? {
         PortId::Ipip => "IPIP (protocol 4)".to_owned(),
-        PortId::Vxlan => format!("VXLAN (UDP port {}, VNI {})", fib.node().vxlan_port, fib.node().vni.0),
+        PortId::Vxlan(_) => format!("VXLAN (UDP port {}, VNI {})", fib.node().vxlan_port, fib.node().vni.0),
         _ => return None,
     };
     let headers = Headers::of(tap::link(record.port), &record.bytes, fib.node().vxlan_port);
@@ -220,8 +222,12 @@ fn outer(fib: &Fib, record: &Record) -> Option<String> {
 }
 
 /// Of a packet that was not too long.
-fn fits(fib: &Fib, destination: Ipv4Addr) -> String {
-    match mtu(fib, fib.lookup(destination)) {
+fn fits(fib: &Fib, destination: IpAddr) -> String {
+    let mtu = match destination {
+        IpAddr::V4(destination) => mtu::<Ipv4Addr>(fib, fib.lookup(destination)),
+        IpAddr::V6(destination) => mtu::<Ipv6Addr>(fib, fib.lookup(destination)),
+    };
+    match mtu {
         u16::MAX => "MTU: nothing is sent that could be too long".into(),
         mtu => format!("MTU: it fits into the {mtu} bytes that this way takes"),
     }
@@ -230,8 +236,8 @@ fn fits(fib: &Fib, destination: Ipv4Addr) -> String {
 fn segments(record: &Record) -> String {
     let Some(segments) = record.segments else { return String::new() };
     let kind = match segments.kind {
-        Segmentation::TcpV4 | Segmentation::TcpV4Ecn => "TCP",
-        Segmentation::UdpV4 => "UDP",
+        Segmentation::Tcp | Segmentation::TcpEcn => "TCP",
+        Segmentation::Udp => "UDP",
     };
     format!("; super-frame: {kind} segments of {} bytes", segments.size)
 }

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Traffic;
 use super::account::forms;
-use crate::agent::Agent;
 use crate::agent::endpoint::Attached;
+use crate::agent::{Agent, counts};
 use crate::dataplane::{Balance, Party};
 use crate::verdict::{DropReason, PuntReason};
 
@@ -71,7 +71,7 @@ impl Kind {
 
 impl Counters {
     pub(crate) fn of(agent: &Agent) -> Self {
-        let parties = agent.workers.by_party();
+        let parties = counts::by_party(agent);
         let mut parties: Vec<Counted> =
             parties.into_iter().map(|(party, counted)| Counted::of(agent, party, &counted)).collect();
         parties.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
@@ -89,7 +89,7 @@ impl Counted {
                 None => (Kind::Endpoint, format!("endpoint {}", id.0), None),
             },
             Party::Peer(address) => {
-                let peer = agent.plan.peers.iter().find(|peer| peer.address == address);
+                let peer = agent.plan.peers.iter().find(|peer| peer.underlays.have(address));
                 (Kind::Peer, peer.map_or_else(|| address.to_string(), |peer| peer.name.clone()), None)
             }
             Party::Underlay => (Kind::Underlay, String::new(), None),

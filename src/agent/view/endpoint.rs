@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Account;
-use crate::agent::Agent;
+use crate::agent::{Agent, counts};
 use crate::dataplane::Party;
 use crate::resource::Attach;
 
@@ -37,7 +37,7 @@ pub struct Endpoint {
 
 impl Endpoint {
     pub(crate) fn list(agent: &Agent) -> Vec<Self> {
-        let by_party = agent.workers.by_party();
+        let by_party = counts::by_party(agent);
         let view = |plan: &crate::rib::EndpointPlan| {
             let attached = agent.endpoints.get(&plan.name);
             let account = attached

@@ -1,14 +1,15 @@
 //! What becomes of a packet for an address, and why.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
 use super::route::{Route, encapsulation};
 use crate::agent::Agent;
-use crate::agent::mtu::by_way;
+use crate::agent::mtu::{Way, by_way};
 use crate::fib::{Action, Fib};
 use crate::rib::{Encap, NodePlan, Target};
+use crate::wire::Family;
 
 /// What becomes of a packet for an address, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,21 +63,21 @@ pub struct Mtu {
 pub struct Back {
     /// The pool of this node's addresses.
     pub pool: Option<String>,
-    /// `ipip`, `vxlan`, `plain`.
+    /// `ipip`, `vxlan`, `plain`; `none` where they cannot.
     pub how: String,
     /// The rule.
     pub because: String,
 }
 
 impl Explanation {
-    pub(crate) fn of(agent: &Agent, address: Ipv4Addr) -> Self {
+    pub(crate) fn of(agent: &Agent, address: IpAddr) -> Self {
         let (plan, fib) = (&agent.plan, agent.publication.current());
-        let mut routes = plan.routes_to(address.into());
+        let mut routes = plan.routes_to(address);
         let route = routes.next();
         let mut explanation = Explanation {
             address: address.to_string(),
             node: plan.node.clone(),
-            action: action(agent, &fib, fib.lookup(address)),
+            action: action(agent, &fib, fib.lookup_any(address)),
             route: route.map(|route| Route::of(plan, route)),
             covered: routes.map(|route| Route::of(plan, route)).collect(),
             outer: None,
@@ -87,18 +88,19 @@ impl Explanation {
         };
         match route.map(|route| route.target) {
             Some(Target::Endpoint(index)) => explanation.endpoint(agent, index),
-            Some(Target::Peer { peer, encap }) => {
-                explanation.peer(agent, peer, encap);
-                explanation.outer = outer(agent, &fib, fib.lookup(address));
-                explanation.path(agent, &fib, fib.lookup(address), peer, encap);
+            Some(Target::Peer { peer, encap, underlay }) => {
+                explanation.peer(agent, Family::of(address), peer, encap);
+                explanation.outer = outer(agent, &fib, fib.lookup_any(address));
+                explanation.path(agent, &fib, fib.lookup_any(address), encap);
+                explanation.fault(agent, peer, underlay);
             }
             Some(Target::Blackhole) => {
                 let problem = format!("no WorkloadEndpoint on {} has {address}", plan.node);
                 explanation.problems.push(problem);
             }
-            Some(Target::Host) => explanation.host(agent, fib.lookup(address)),
+            Some(Target::Host) => explanation.host(agent, fib.lookup_any(address)),
             None => {
-                explanation.host(agent, fib.lookup(address));
+                explanation.host(agent, fib.lookup_any(address));
                 explanation.uncovered(plan, address);
             }
         }
@@ -120,48 +122,60 @@ impl Explanation {
         }
     }
 
-    fn peer(&mut self, agent: &Agent, index: usize, encap: Encap) {
+    fn peer(&mut self, agent: &Agent, family: Family, index: usize, encap: Encap) {
         let Some(peer) = agent.plan.peers.get(index) else { return };
-        let back = agent.plan.back(peer);
-        self.symmetric = Some(back.iter().all(|back| back.encap == encap));
+        let back = agent.plan.back(peer, family);
+        self.symmetric = Some(back.iter().all(|back| back.encap == Some(encap)));
         self.back = back
             .into_iter()
             .map(|back| Back {
                 pool: back.pool.map(|pool| pool.to_string()),
-                how: encapsulation(back.encap).into(),
+                how: back.encap.map_or("none", encapsulation).into(),
                 because: back.because,
             })
             .collect();
-        if let Some((fault, _)) =
-            agent.workers.paths().snapshot().get(&peer.address).and_then(|path| path.fault)
-        {
+    }
+
+    /// What is known to be wrong with the way to a peer by one of its addresses.
+    fn fault(&mut self, agent: &Agent, peer: usize, underlay: Family) {
+        let Some(peer) = agent.plan.peers.get(peer) else { return };
+        let Some(underlay) = peer.underlays.of(underlay) else { return };
+        let known = agent.workers.paths().snapshot();
+        if let Some((fault, _)) = known.get(&underlay.address).and_then(|path| path.fault) {
             self.problems.push(format!("the way to {} is broken: {fault}", peer.name));
         }
     }
 
     /// The tunnel's or the next hop's MTU, and what limits it.
-    fn path(&mut self, agent: &Agent, fib: &Fib, action: Action, peer: usize, encap: Encap) {
-        let (bytes, configured) = match action {
-            Action::Tunnel(id) => (fib.tunnel(id).mtu(), fib.tunnel(id).full_mtu()),
-            Action::Direct(id) => (fib.adjacency(id).mtu, fib.adjacency(id).mtu),
+    fn path(&mut self, agent: &Agent, fib: &Fib, action: Action, encap: Encap) {
+        let (bytes, configured, remote) = match action {
+            Action::Tunnel(id) => (fib.tunnel(id).mtu(), fib.tunnel(id).full_mtu(), fib.tunnel(id).remote),
+            Action::Direct(id) => {
+                let adjacency = fib.adjacency(id);
+                (adjacency.mtu, adjacency.mtu, adjacency.next_hop)
+            }
             _ => return,
         };
-        let known = agent.workers.paths().snapshot();
-        let address = agent.plan.peers.get(peer).map(|peer| peer.address);
-        let learned = address.and_then(|address| known.get(&address)?.mtu);
+        let learned = agent.workers.paths().snapshot().get(&remote).and_then(|path| path.mtu);
         let because = match learned {
             Some((path, evidence, _)) if bytes < configured => {
                 format!("the path to the peer takes {path}: {evidence}; {configured} is configured")
             }
-            _ => by_way(&agent.plan, &agent.paths, Some(peer), encap).because().to_string(),
+            _ => {
+                let way = Way { encap, underlay: Family::of(remote) };
+                by_way(&agent.plan, &agent.paths, Some(remote), way).because().to_string()
+            }
         };
         self.mtu = Some(Mtu { bytes, because });
     }
 
-    fn uncovered(&mut self, plan: &NodePlan, address: Ipv4Addr) {
-        let pool = plan.pools.iter().find(|pool| pool.cidr.contains(&IpAddr::V4(address)));
+    fn uncovered(&mut self, plan: &NodePlan, address: IpAddr) {
+        let pool = plan.pools.iter().find(|pool| pool.cidr.contains(&address));
         if let Some(pool) = pool {
-            let problem = format!("{address} is in pool {}, but no BlockAffinity has it", pool.cidr);
+            let problem = format!(
+                "{address} is in pool {}, but no BlockAffinity of a node within reach has it",
+                pool.cidr
+            );
             self.problems.push(problem);
         }
     }
@@ -208,14 +222,16 @@ fn outer(agent: &Agent, fib: &Fib, action: Action) -> Option<Outer> {
             (Encap::Ipip, format!("IP protocol 4, TTL {:?}", agent.config.outer_ttl))
         }
         crate::fib::Encapsulation::Vxlan(_) => {
-            let peer = agent.plan.peers.iter().find(|peer| peer.address == tunnel.remote);
-            let vtep = peer.map_or_else(String::new, |peer| format!(", inner MAC {}", peer.vtep_mac));
+            let peer = agent.plan.peers.iter().find(|peer| peer.underlays.have(tunnel.remote));
+            let vtep = peer.and_then(|peer| peer.underlays.of(Family::of(tunnel.remote)));
+            let vtep = vtep.map_or_else(String::new, |vtep| format!(", inner MAC {}", vtep.vtep_mac));
             (Encap::Vxlan, format!("UDP port {}, VNI {}{vtep}", settings.vxlan_port, settings.vxlan_vni))
         }
     };
+    let source = agent.plan.underlays.of(Family::of(tunnel.remote))?.address;
     Some(Outer {
         encapsulation: encapsulation(encap).into(),
-        source: agent.plan.address.to_string(),
+        source: source.to_string(),
         destination: tunnel.remote.to_string(),
         details,
     })

@@ -18,7 +18,7 @@ pub use counters::{Counted, Counters, Kind};
 pub use drops::{Drops, Reason, Share};
 pub use endpoint::Endpoint;
 pub use explain::{Back, Explanation, Mtu, Outer};
-pub use peer::{Fault, Node, PathMtu, Peer, Pool, Tunnel};
+pub use peer::{Fault, Node, NodeUnderlay, PathMtu, Peer, Pool, Tunnel};
 pub use readings::Readings;
 pub use route::Route;
 pub use status::{Frames, Health, Numbers, Status, Underlay, Use, Workers};

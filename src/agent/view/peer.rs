@@ -7,35 +7,36 @@ use serde::{Deserialize, Serialize};
 
 use super::Account;
 use super::route::encapsulation;
-use crate::agent::Agent;
-use crate::agent::mtu::by_way;
+use crate::agent::mtu::{Way, by_way};
+use crate::agent::{Agent, counts};
 use crate::dataplane::Party;
 use crate::fib::Encapsulation;
-use crate::rib::{Encap, Rule, Target};
+use crate::rib::{Encap, Rule, Target, Underlay, Underlays};
+use crate::wire::Family;
 
 /// Another node, as this one sends to it and receives from it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Peer {
     /// Name of the Node resource.
     pub name: String,
-    /// Its underlay address.
-    pub address: String,
+    /// Its underlay address, or one of each family.
+    pub addresses: Vec<String>,
     /// How packets travel to it: `ipip`, `vxlan`, `plain`; several where pools say so.
     pub encapsulations: Vec<String>,
     /// Prefixes that lead to it.
     pub routes: usize,
     /// What the underlay carries on the way there, as far as this node's kernel knows.
     pub underlay_mtu: u16,
-    /// What was learned of the path: less than that.
+    /// What was learned of the path: less than that. Of two paths, the smaller one.
     pub path_mtu: Option<PathMtu>,
     /// What is wrong with the way there.
     pub fault: Option<Fault>,
     /// Its IPIP tunnel address.
     pub ipip_tunnel_address: Option<String>,
-    /// Its VXLAN tunnel address.
-    pub vxlan_tunnel_address: Option<String>,
-    /// Its VTEP's MAC.
-    pub vtep_mac: String,
+    /// Its VXLAN tunnel addresses.
+    pub vxlan_tunnel_addresses: Vec<String>,
+    /// Its VTEP's MAC on the underlay of each of its addresses.
+    pub vtep_macs: Vec<String>,
     /// What is counted with it.
     #[serde(flatten)]
     pub account: Account,
@@ -63,12 +64,13 @@ pub struct Fault {
 
 impl Peer {
     pub(crate) fn list(agent: &Agent) -> Vec<Self> {
-        let (plan, by_party) = (&agent.plan, agent.workers.by_party());
+        let (plan, by_party) = (&agent.plan, counts::by_party(agent));
         let (known, now) = (agent.workers.paths().snapshot(), Instant::now());
+        let mtus = agent.paths.peer_mtus();
         let left = |until: Instant| until.saturating_duration_since(now).as_secs();
         let mut ways = vec![(BTreeSet::new(), 0); plan.peers.len()];
         for route in &plan.routes {
-            if let Target::Peer { peer, encap } = route.target
+            if let Target::Peer { peer, encap, .. } = route.target
                 && let Some((encaps, routes)) = ways.get_mut(peer)
             {
                 encaps.insert(encap);
@@ -77,26 +79,32 @@ impl Peer {
         }
         let view = |(index, (encaps, routes)): (usize, (BTreeSet<Encap>, usize))| {
             let peer = &plan.peers[index];
-            let account = Account::of(&by_party, Party::Peer(peer.address));
-            let path = known.get(&peer.address).copied().unwrap_or_default();
+            let paths = || peer.underlays.addresses().filter_map(|address| known.get(&address));
+            let mtu = paths().filter_map(|path| path.mtu).min_by_key(|(bytes, ..)| *bytes);
+            let fault = paths().find_map(|path| path.fault);
             Peer {
                 name: peer.name.clone(),
-                address: peer.address.to_string(),
+                addresses: texts(peer.underlays.addresses()),
                 encapsulations: encaps.into_iter().map(|encap| encapsulation(encap).into()).collect(),
                 routes,
-                underlay_mtu: agent.paths.peer_mtus()[index],
-                path_mtu: path.mtu.map(|(bytes, evidence, until)| PathMtu {
+                underlay_mtu: peer
+                    .underlays
+                    .addresses()
+                    .filter_map(|address| mtus.get(&address))
+                    .min()
+                    .copied()
+                    .unwrap_or(u16::MAX),
+                path_mtu: mtu.map(|(bytes, evidence, until)| PathMtu {
                     bytes,
                     because: evidence.to_string(),
                     for_seconds: left(until),
                 }),
-                fault: path
-                    .fault
+                fault: fault
                     .map(|(fault, until)| Fault { what: fault.to_string(), for_seconds: left(until) }),
                 ipip_tunnel_address: peer.ipip_tunnel_addr.map(|address| address.to_string()),
-                vxlan_tunnel_address: peer.vxlan_tunnel_addr.map(|address| address.to_string()),
-                vtep_mac: peer.vtep_mac.to_string(),
-                account,
+                vxlan_tunnel_addresses: texts(peer.vxlan_tunnel_addrs.iter()),
+                vtep_macs: texts(peer.underlays.iter().map(|underlay| underlay.vtep_mac)),
+                account: Account::of(&by_party, Party::Peer(peer.underlays.main_address())),
             }
         };
         ways.into_iter().enumerate().map(view).collect()
@@ -132,15 +140,18 @@ impl Tunnel {
                 Encapsulation::Ipip(_) => Encap::Ipip,
                 Encapsulation::Vxlan(_) => Encap::Vxlan,
             };
-            let index = plan.peers.iter().position(|peer| peer.address == tunnel.remote);
+            let way = Way { encap, underlay: Family::of(tunnel.remote) };
             Tunnel {
                 peer: fib.peer(tunnel.peer).name.clone(),
                 encapsulation: encapsulation(encap).into(),
-                local: fib.node().address.to_string(),
+                local: fib
+                    .node()
+                    .underlay(Family::of(tunnel.remote))
+                    .map_or_else(String::new, |local| local.to_string()),
                 remote: tunnel.remote.to_string(),
                 mtu: tunnel.mtu(),
                 configured_mtu: tunnel.full_mtu(),
-                because: by_way(plan, &agent.paths, index, encap).because().to_string(),
+                because: by_way(plan, &agent.paths, Some(tunnel.remote), way).because().to_string(),
                 mss_clamped: tunnel.clamps,
             }
         };
@@ -185,18 +196,25 @@ impl Pool {
 pub struct Node {
     /// Name of the Node resource.
     pub name: String,
-    /// Its underlay address.
-    pub address: String,
-    /// Its underlay subnet, which it compares with under CrossSubnet.
-    pub subnet: String,
+    /// Where it is on the underlay, by family: IPv4 first.
+    pub underlays: Vec<NodeUnderlay>,
     /// It is the one that answers.
     pub is_this: bool,
+    /// Its blocks.
+    pub blocks: Vec<String>,
+}
+
+/// A node on the underlay of one family.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeUnderlay {
+    /// Its address.
+    pub address: String,
+    /// Its subnet, which it compares with under CrossSubnet.
+    pub subnet: String,
     /// It lies in this node's subnet.
     pub in_our_subnet: bool,
     /// This node lies in its subnet. Where that differs from [`Self::in_our_subnet`], CrossSubnet differs by direction.
     pub has_us_in_its_subnet: bool,
-    /// Its blocks.
-    pub blocks: Vec<String>,
 }
 
 impl Node {
@@ -210,28 +228,40 @@ impl Node {
             };
             let own =
                 plan.routes.iter().filter(move |route| route.rule == Rule::Block && leads(route.target));
-            own.map(|route| route.prefix.to_string()).collect()
+            texts(own.map(|route| route.prefix))
         };
         let this = Node {
             name: plan.node.clone(),
-            address: plan.address.to_string(),
-            subnet: plan.subnet.to_string(),
+            underlays: underlays(&plan.underlays, &plan.underlays),
             is_this: true,
-            in_our_subnet: true,
-            has_us_in_its_subnet: true,
             blocks: blocks(None),
         };
         let peers = plan.peers.iter().enumerate().map(|(index, peer)| Node {
             name: peer.name.clone(),
-            address: peer.address.to_string(),
-            subnet: peer.subnet.to_string(),
+            underlays: underlays(&plan.underlays, &peer.underlays),
             is_this: false,
-            in_our_subnet: plan.subnet.contains(&peer.address),
-            has_us_in_its_subnet: peer.subnet.contains(&plan.address),
             blocks: blocks(Some(index)),
         });
         let mut all: Vec<Node> = std::iter::once(this).chain(peers).collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all
     }
+}
+
+/// Those of a node, as `ours` sees them.
+fn underlays(ours: &Underlays, of: &Underlays) -> Vec<NodeUnderlay> {
+    let view = |its: &Underlay| {
+        let our = ours.of(Family::of(its.address));
+        NodeUnderlay {
+            address: its.address.to_string(),
+            subnet: its.subnet.to_string(),
+            in_our_subnet: our.is_some_and(|our| our.subnet.contains(&its.address)),
+            has_us_in_its_subnet: our.is_some_and(|our| its.subnet.contains(&our.address)),
+        }
+    };
+    of.iter().map(view).collect()
+}
+
+fn texts(parts: impl Iterator<Item = impl ToString>) -> Vec<String> {
+    parts.map(|part| part.to_string()).collect()
 }

@@ -40,10 +40,11 @@ impl Route {
                 }
                 None => "?".into(),
             },
-            Target::Peer { peer: index, .. } => match plan.peers.get(index) {
+            Target::Peer { peer: index, underlay, .. } => match plan.peers.get(index) {
                 Some(found) => {
                     peer = Some(found.name.clone());
-                    format!("{} ({})", found.address, found.name)
+                    let address = found.underlays.of(underlay).map(|underlay| underlay.address.to_string());
+                    format!("{} ({})", address.unwrap_or_default(), found.name)
                 }
                 None => "?".into(),
             },

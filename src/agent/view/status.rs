@@ -1,12 +1,14 @@
 //! The node at a glance.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::agent::underlay::SOURCE_PORTS;
+use crate::agent::host::HostInterface;
+use crate::agent::underlay::{SOURCE_PORTS, Uplink};
 use crate::agent::{Agent, IpipOffload, Side};
 use crate::rib::Target;
 use crate::sys::limits;
@@ -49,8 +51,8 @@ pub struct Status {
     pub resources: PathBuf,
     /// Since the resources were read last and found good.
     pub resources_read_seconds_ago: u64,
-    /// The node's side of the underlay.
-    pub underlay: Underlay,
+    /// The node's sides of the underlay: one for each of its addresses, IPv4 first.
+    pub underlays: Vec<Underlay>,
     /// The worker threads.
     pub workers: Workers,
     /// Which ways there are out of the node and into it, and how they are made on this machine.
@@ -67,7 +69,7 @@ pub struct Status {
     pub frames: Frames,
 }
 
-/// The node's side of the underlay.
+/// The node's side of the underlay, of one family.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Underlay {
     /// The node's address.
@@ -134,7 +136,7 @@ pub struct Frames {
 
 impl Status {
     pub(crate) fn of(agent: &Agent) -> Self {
-        let (plan, underlay) = (&agent.plan, &agent.underlay.needs().interface);
+        let plan = &agent.plan;
         let problems = problems(agent);
         let tally = agent.workers.tally();
         let blocks = plan.routes.iter().filter(|route| matches!(route.target, Target::Blackhole)).count();
@@ -149,12 +151,7 @@ impl Status {
             uptime_seconds: agent.started.elapsed().as_secs(),
             resources: agent.config.resources.clone(),
             resources_read_seconds_ago: agent.read_at.elapsed().as_secs(),
-            underlay: Underlay {
-                address: plan.address.to_string(),
-                subnet: plan.subnet.to_string(),
-                interface: underlay.name.clone(),
-                mtu: agent.paths.interface_mtu(),
-            },
+            underlays: underlays(agent),
             workers: Workers {
                 count: agent.workers.count(),
                 spin_microseconds: agent.config.spin.as_micros() as u64,
@@ -191,8 +188,9 @@ impl Status {
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut line = |what: &str, text: String| writeln!(f, "  {what:<10} {text}");
-        let Underlay { address, subnet, interface, mtu } = &self.underlay;
-        line("underlay", format!("{address} in {subnet} on {interface}, MTU {mtu}"))?;
+        for Underlay { address, subnet, interface, mtu } in &self.underlays {
+            line("underlay", format!("{address} in {subnet} on {interface}, MTU {mtu}"))?;
+        }
         let spin = match self.workers.spin_microseconds {
             0 => String::new(),
             limit => format!(" after they asked for {:?} at most", Duration::from_micros(limit)),
@@ -236,20 +234,42 @@ fn problems(agent: &Agent) -> Vec<String> {
     let crowded = agent.crowded.iter().map(|limit| {
         format!("too many open files (limit {limit}): what is open goes on, {}", limits::HOW_TO_RAISE)
     });
-    agent.faults().into_iter().chain(wrong).chain(lost).chain(crowded).chain(failed).collect()
+    let without_ipv6 = agent.endpoints.iter().filter_map(|(name, attached)| {
+        let reason = attached.without_ipv6()?;
+        Some(format!("endpoint {name} has no IPv6, will be tried again: {reason}"))
+    });
+    let host = agent.host.as_ref().and_then(HostInterface::without_ipv6);
+    let host = host.map(|reason| format!("the host interface has no IPv6: {reason}"));
+    let found = agent.faults().into_iter().chain(wrong).chain(lost).chain(crowded);
+    found.chain(failed).chain(host).chain(without_ipv6).collect()
+}
+
+fn underlays(agent: &Agent) -> Vec<Underlay> {
+    let underlay = |uplink: &Uplink| {
+        let own = agent.plan.underlays.of(uplink.family());
+        Underlay {
+            address: uplink.address.to_string(),
+            subnet: own.map(|own| own.subnet.to_string()).unwrap_or_default(),
+            interface: uplink.interface.name.clone(),
+            mtu: agent.paths.interface_mtu(uplink.family()),
+        }
+    };
+    agent.underlay.needs().uplinks().iter().map(underlay).collect()
 }
 
 fn uses(agent: &Agent) -> Vec<Use> {
     let (plan, needs) = (&agent.plan, agent.underlay.needs());
     let used = |what: &str, used: bool, how: String| Use { what: what.into(), used, how };
-    let interface = &needs.interface.name;
+    let interface = interfaces(agent);
     let mut uses = sandboxes(agent);
     uses.extend([
         match needs.vxlan {
             Some(port) => {
                 let settings = &plan.settings;
-                let (vni, vtep) = (settings.vxlan_vni, plan.vtep_mac);
-                let how = format!("UDP {port}, VNI {vni}, VTEP {vtep}; {SOURCE_PORTS} source ports");
+                let vteps: Vec<String> =
+                    plan.underlays.iter().map(|underlay| underlay.vtep_mac.to_string()).collect();
+                let (vni, vteps) = (settings.vxlan_vni, vteps.join(" and "));
+                let how = format!("UDP {port}, VNI {vni}, VTEP {vteps}; {SOURCE_PORTS} source ports");
                 used("vxlan", true, how)
             }
             None => used("vxlan", false, "off: no pool has vxlanMode".into()),
@@ -302,7 +322,7 @@ fn sandboxes(agent: &Agent) -> Vec<Use> {
 fn next_hops(agent: &Agent) -> Use {
     let (used, how) = match &agent.underlay.next_hops {
         Ok(_) => {
-            let (interface, express) = (&agent.underlay.needs().interface.name, express(agent));
+            let (interface, express) = (interfaces(agent), express(agent));
             let how = format!(
                 "ipip and direct out by packet socket on {interface}, by raw socket to who is not resolved{express}"
             );
@@ -311,6 +331,13 @@ fn next_hops(agent: &Agent) -> Use {
         Err(reason) => (false, format!("ipip and direct out by raw socket: {reason}")),
     };
     Use { what: "next hops".into(), used, how }
+}
+
+/// Their names.
+fn interfaces(agent: &Agent) -> String {
+    let uplinks = agent.underlay.needs().uplinks();
+    let names: BTreeSet<&str> = uplinks.iter().map(|uplink| uplink.interface.name.as_str()).collect();
+    names.into_iter().collect::<Vec<_>>().join(" and ")
 }
 
 /// What is to be said of AF_XDP, if anything.

@@ -4,12 +4,15 @@
 //! filter    = term { ("and" | "or") term }          equal precedence, from left to right, as in tcpdump
 //! term      = { "not" } ( "(" filter ")" | test | value )
 //! test      = [ protocol ] [ direction ] [ kind ] value | protocol | "proto" number-or-name
-//! protocol  = ip | ip6 | arp | icmp | tcp | udp | sctp | vxlan | ipip | "ip proto" number-or-name
+//! protocol  = ip | ip6 | arp | icmp | icmp6 | tcp | udp | sctp | vxlan | ipip | ("ip" | "ip6") "proto" number-or-name
 //! direction = src | dst | "src or dst" | "src and dst"
 //! kind      = host | net | port | portrange
 //! ```
 //!
 //! `&&`, `||` and `!` may be written. A value without words in front of it takes those of the test before it: `port 80 or 443`.
+//!
+//! Addresses and networks are of either family. What an IPv6 packet carries, and its ports, are found behind its extension
+//! headers, where tcpdump looks at the first header alone.
 //!
 //! A frame has several headers once it is encapsulated, and a capture shows it before and after. A test is true when
 //! it is true of any one of them; so `not port 22` leaves out what has port 22 inside a tunnel, too. `vxlan` and `ipip` are
@@ -31,14 +34,14 @@ mod parse;
 #[cfg(test)]
 mod tests;
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 use super::headers::{Header, Headers, Ip};
-use crate::wire::Protocol;
+use crate::wire::{Family, Protocol};
 
 /// Why a text is no filter.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -108,10 +111,10 @@ struct Test {
 /// What kind of header it must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    Ip,
-    Ip6,
+    Ip(Family),
     Arp,
-    Protocol(Protocol),
+    /// In packets of one family, or of both.
+    Protocol(Option<Family>, Protocol),
     Vxlan,
 }
 
@@ -128,7 +131,7 @@ enum Direction {
 enum Value {
     /// The kind alone is asked for.
     Any,
-    Net(Ipv4Net),
+    Net(IpNet),
     Ports(RangeInclusive<u16>),
 }
 
@@ -139,10 +142,12 @@ impl Test {
         }
         match (&self.value, header) {
             (Value::Any, _) => true,
-            (Value::Net(net), Header::Ip(Ip { src, dst, .. }))
-            | (Value::Net(net), Header::Arp { sender: src, target: dst }) => {
-                let within = |address: &Ipv4Addr| net.contains(address);
-                self.direction.holds(within(src), within(dst))
+            (Value::Net(net), Header::Ip(Ip { src, dst, .. })) => {
+                self.direction.holds(net.contains(src), net.contains(dst))
+            }
+            (Value::Net(net), Header::Arp { sender, target }) => {
+                let within = |address| net.contains(&IpAddr::V4(address));
+                self.direction.holds(within(*sender), within(*target))
             }
             (Value::Ports(ports), Header::Ip(Ip { ports: Some((src, dst)), .. })) => {
                 self.direction.holds(ports.contains(src), ports.contains(dst))
@@ -166,8 +171,11 @@ impl Direction {
 impl Kind {
     fn is_of(self, header: &Header) -> bool {
         match (self, header) {
-            (Kind::Ip, Header::Ip(_)) | (Kind::Ip6, Header::Ip6) | (Kind::Arp, Header::Arp { .. }) => true,
-            (Kind::Protocol(protocol), Header::Ip(ip)) => ip.protocol == protocol,
+            (Kind::Arp, Header::Arp { .. }) => true,
+            (Kind::Ip(family), Header::Ip(ip)) => ip.family() == family,
+            (Kind::Protocol(family, protocol), Header::Ip(ip)) => {
+                ip.protocol == protocol && family.is_none_or(|family| ip.family() == family)
+            }
             (Kind::Vxlan, Header::Ip(ip)) => ip.is_vxlan,
             _ => false,
         }

@@ -1,11 +1,11 @@
 //! From text to a filter: recursive descent, bounded in length and depth.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 
 use super::{Direction, Expression, FilterError, Kind, Test, Value};
-use crate::wire::Protocol;
+use crate::wire::{Family, Protocol};
 
 /// Longest text, bytes; a worker evaluates what it says for each frame.
 const LENGTH: usize = 4096;
@@ -16,11 +16,11 @@ const TESTS: usize = 128;
 
 const TERM: &str =
     "a test such as \"host ADDRESS\", \"net ADDRESS/LENGTH\", \"port NUMBER\", \"tcp\", or \"(\"";
-const ADDRESS: &str = "an IPv4 address (names are not looked up)";
-const NET: &str = "a network such as 10.65.0.0/16";
+const ADDRESS: &str = "an IP address (names are not looked up)";
+const NET: &str = "a network such as 10.65.0.0/16 or fd00:10:65::/64";
 const PORT: &str = "a port number (0 to 65535; names are not looked up)";
 const RANGE: &str = "a range of ports such as 8000-8080";
-const PROTOCOL: &str = "a protocol number (0 to 255), or icmp, tcp, udp, sctp, ipip or gre";
+const PROTOCOL: &str = "a protocol number (0 to 255), or icmp, icmp6, tcp, udp, sctp, ipip or gre";
 
 /// The filter of a text; `None` for one that says nothing.
 pub(super) fn parse(text: &str) -> Result<Option<Expression>, FilterError> {
@@ -165,12 +165,12 @@ impl<'a> Parser<'a> {
     /// `tcp`, `ip proto 47`, `vxlan`.
     fn kind(&mut self) -> Result<Option<Kind>, FilterError> {
         let kind = match self.peek() {
-            Some("ip") => Kind::Ip,
-            Some("ip6") => Kind::Ip6,
+            Some("ip") => Kind::Ip(Family::V4),
+            Some("ip6") => Kind::Ip(Family::V6),
             Some("arp") => Kind::Arp,
             Some("vxlan") => Kind::Vxlan,
             Some(word) => match named(word) {
-                Some(protocol) => Kind::Protocol(protocol),
+                Some((family, protocol)) => Kind::Protocol(family, protocol),
                 None => return Ok(None),
             },
             None => return Ok(None),
@@ -231,40 +231,46 @@ impl<'a> Parser<'a> {
     }
 
     fn is_value(&self) -> bool {
-        self.peek().is_some_and(|word| word.starts_with(|c: char| c.is_ascii_digit()))
+        self.peek().is_some_and(|word| word.starts_with(|c: char| c.is_ascii_digit()) || is_ipv6(word))
     }
 
     fn is_address(&self) -> bool {
-        self.is_value() && self.peek().is_some_and(|word| word.contains('.'))
+        self.is_value() && self.peek().is_some_and(|word| word.contains('.') || is_ipv6(word))
     }
 
     fn value(&mut self, words: Words) -> Result<Test, FilterError> {
         let Words { kind, direction, what } = words;
         let value = match what {
-            What::Host => Value::Net(self.one(ADDRESS, |word| word.parse::<Ipv4Addr>().ok())?.into()),
+            What::Host => Value::Net(self.one(ADDRESS, |word| word.parse::<IpAddr>().ok())?.into()),
             What::Net => self.net()?,
             What::Port => self.one(PORT, |word| word.parse().ok()).map(|port| Value::Ports(port..=port))?,
             What::PortRange => self.one(RANGE, range)?,
             What::Protocol => {
                 let number = |word: &str| word.parse().ok().map(Protocol);
+                let name = |word: &str| named(word).map(|(_, protocol)| protocol);
                 let protocol =
-                    self.one(PROTOCOL, |word| named(word.trim_start_matches('\\')).or_else(|| number(word)))?;
-                return Ok(Test { kind: Some(Kind::Protocol(protocol)), direction, value: Value::Any });
+                    self.one(PROTOCOL, |word| name(word.trim_start_matches('\\')).or_else(|| number(word)))?;
+                let family = match kind {
+                    Some(Kind::Ip(family)) => Some(family),
+                    _ => None,
+                };
+                let kind = Some(Kind::Protocol(family, protocol));
+                return Ok(Test { kind, direction, value: Value::Any });
             }
         };
         Ok(Test { kind, direction, value })
     }
 
-    /// `10.65.0.0/16`, `10.65` and `10.65.0.0 mask 255.255.0.0`.
+    /// `10.65.0.0/16`, `10.65`, `10.65.0.0 mask 255.255.0.0` and `fd00:10:65::/64`.
     fn net(&mut self) -> Result<Value, FilterError> {
         let start = self.at;
         let net = self.one(NET, net)?;
-        let net = match self.peek() {
-            Some("mask") => {
+        let net = match (net, self.peek()) {
+            (IpNet::V4(net), Some("mask")) => {
                 self.at += 1;
                 let mask = self.one("a mask such as 255.255.0.0", |word| word.parse::<Ipv4Addr>().ok())?;
                 let masked = Ipv4Net::with_netmask(net.addr(), mask).ok();
-                masked.ok_or_else(|| self.wrong_at(self.at - 1, "a mask of ones, then zeros"))?
+                masked.ok_or_else(|| self.wrong_at(self.at - 1, "a mask of ones, then zeros"))?.into()
             }
             _ => net,
         };
@@ -277,14 +283,22 @@ impl<'a> Parser<'a> {
     /// What tcpdump refuses, as it can never be true or is not what it seems to be.
     fn agree(&self, start: usize, test: &Test) -> Result<(), FilterError> {
         let (fits, why) = match (&test.value, test.kind) {
-            (Value::Any, _) | (_, None | Some(Kind::Ip)) => return Ok(()),
-            (Value::Ports(_), Some(Kind::Protocol(protocol))) => {
+            (Value::Any, _) | (_, None) => return Ok(()),
+            (Value::Ports(_), Some(Kind::Ip(_))) => return Ok(()),
+            (Value::Ports(_), Some(Kind::Protocol(_, protocol))) => {
                 (protocol.has_ports(), "a protocol that has ports, such as tcp or udp")
             }
             (Value::Ports(_), _) => (false, "a protocol that has ports, such as tcp or udp"),
-            (Value::Net(_), Some(kind)) => {
-                (kind == Kind::Arp, "ip or arp, whose addresses these are, or \"and\" behind the protocol")
-            }
+            (Value::Net(net), Some(kind)) => match net {
+                IpNet::V4(_) => (
+                    matches!(kind, Kind::Arp | Kind::Ip(Family::V4)),
+                    "ip or arp, whose addresses these are, or \"and\" behind the protocol",
+                ),
+                IpNet::V6(_) => (
+                    kind == Kind::Ip(Family::V6),
+                    "ip6, whose addresses these are, or \"and\" behind the protocol",
+                ),
+            },
         };
         if fits { Ok(()) } else { Err(self.wrong_at(start, why)) }
     }
@@ -312,22 +326,32 @@ impl<'a> Parser<'a> {
     }
 }
 
-fn named(word: &str) -> Option<Protocol> {
+/// In packets of which family, and its number.
+fn named(word: &str) -> Option<(Option<Family>, Protocol)> {
     Some(match word {
-        "icmp" => Protocol::ICMP,
-        "tcp" => Protocol::TCP,
-        "udp" => Protocol::UDP,
-        "sctp" => Protocol::SCTP,
-        "ipip" => Protocol::IPIP,
-        "gre" => Protocol::GRE,
+        "icmp" => (Some(Family::V4), Protocol::ICMP),
+        "icmp6" => (Some(Family::V6), Protocol::ICMPV6),
+        "tcp" => (None, Protocol::TCP),
+        "udp" => (None, Protocol::UDP),
+        "sctp" => (None, Protocol::SCTP),
+        "ipip" => (None, Protocol::IPIP),
+        "gre" => (None, Protocol::GRE),
         _ => return None,
     })
 }
 
-/// As in tcpdump, `10.65` is 10.65.0.0/16.
-fn net(word: &str) -> Option<Ipv4Net> {
+/// An address, or a network.
+fn is_ipv6(word: &str) -> bool {
+    matches!(net(word), Some(IpNet::V6(_)))
+}
+
+/// As in tcpdump, `10.65` is 10.65.0.0/16, and an IPv6 address without a length is itself.
+fn net(word: &str) -> Option<IpNet> {
     if let Ok(net) = word.parse() {
         return Some(net);
+    }
+    if let Ok(IpAddr::V6(address)) = word.parse() {
+        return Some(IpAddr::V6(address).into());
     }
     let (octets, len) = match word.split_once('/') {
         Some((octets, len)) => (octets, Some(len.parse::<u8>().ok()?)),
@@ -339,7 +363,7 @@ fn net(word: &str) -> Option<Ipv4Net> {
         *address.get_mut(count)? = octet.parse().ok()?;
         count += 1;
     }
-    Ipv4Net::new(address.into(), len.unwrap_or(8 * count as u8)).ok()
+    Ipv4Net::new(address.into(), len.unwrap_or(8 * count as u8)).ok().map(IpNet::V4)
 }
 
 fn range(word: &str) -> Option<Value> {

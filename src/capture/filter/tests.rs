@@ -85,6 +85,54 @@ fn every_construct_is_true_of_what_it_says() {
     }
 }
 
+/// fd00::2 to fd00:1::66, with what stands behind the fixed header.
+fn packet6(next_header: u8, rest: &[u8]) -> Vec<u8> {
+    let fixed = [0x60, 0, 0, 0, 0, rest.len() as u8, next_header, 64];
+    let (src, dst) = ([0xfd, 0, 0, 0], [0xfd, 0, 0, 1]);
+    [&fixed[..], &src, &[0; 11], &[2], &dst, &[0; 11], &[0x66], rest].concat()
+}
+
+#[test]
+fn ipv6_as_ipv4() {
+    let ports = [0x9c, 0x40, 0, 80, 0, 0, 0, 0];
+    let tcp = headers(&packet6(6, &ports));
+    let behind = headers(&packet6(60, &[&[17, 0, 1, 4, 0, 0, 0, 0][..], &ports].concat()));
+    let icmp6 = headers(&packet6(58, &[128, 0, 0, 0, 0, 0, 0, 0]));
+    let later = headers(&packet6(44, &[&[6, 0, 0, 8, 0, 0, 0, 1][..], &ports].concat()));
+    let four = headers(&packet(6, A, B, [40000, 80]));
+    for (filter, expected) in [
+        ("ip6", [true, true, true, true, false]),
+        ("ip", [false, false, false, false, true]),
+        ("icmp6", [false, false, true, false, false]),
+        ("icmp", [false; 5]),
+        ("tcp", [true, false, false, true, true]),
+        ("udp", [false, true, false, false, false]),
+        ("ip6 proto 17", [false, true, false, false, false]),
+        ("ip proto tcp", [false, false, false, false, true]),
+        ("proto tcp", [true, false, false, true, true]),
+        ("ip6 proto icmp6", [false, false, true, false, false]),
+        ("port 80", [true, true, false, false, true]),
+        ("ip6 dst port 80", [true, true, false, false, false]),
+        ("tcp port 80 and ip6", [true, false, false, false, false]),
+        ("host fd00::2", [true, true, true, true, false]),
+        ("fd00::2", [true, true, true, true, false]),
+        ("src fd00:0::0:2", [true, true, true, true, false]),
+        ("dst host fd00::2", [false; 5]),
+        ("ip6 host fd00:1::66", [true, true, true, true, false]),
+        ("net fd00::/16", [true, true, true, true, false]),
+        ("src and dst net fd00::/32", [false; 5]),
+        ("src net fd00::/32", [true, true, true, true, false]),
+        ("net fd00::2", [true, true, true, true, false]),
+        ("host ::1 or fd00::2 or 10.65.0.2", [true; 5]),
+        ("net fe80::/10 or 10.65.0.0/16", [false, false, false, false, true]),
+        ("not ip6", [false, false, false, false, true]),
+    ] {
+        for (headers, expected) in [&tcp, &behind, &icmp6, &later, &four].into_iter().zip(expected) {
+            takes(filter, headers, expected);
+        }
+    }
+}
+
 #[test]
 fn a_test_is_true_of_any_header_before_and_after() {
     let inner = packet(6, A, B, [40000, 22]);
@@ -109,8 +157,8 @@ fn a_test_is_true_of_any_header_before_and_after() {
 #[test]
 fn a_mistake_is_told_with_its_place() {
     for (filter, column, expected, found) in [
-        ("host", 5, "an IPv4 address", "the end"),
-        ("host web", 6, "an IPv4 address", "\"web\""),
+        ("host", 5, "an IP address", "the end"),
+        ("host web", 6, "an IP address", "\"web\""),
         ("tcp port http", 10, "a port number", "\"http\""),
         ("port 65536", 6, "a port number", "\"65536\""),
         ("portrange 80", 11, "a range of ports", "\"80\""),
@@ -124,6 +172,13 @@ fn a_mistake_is_told_with_its_place() {
         ("80", 1, "a test such as", "\"80\""),
         ("icmp port 7", 1, "a protocol that has ports", "\"icmp\""),
         ("ip6 host 10.0.0.1", 1, "ip or arp", "\"ip6\""),
+        ("ip host fd00::1", 1, "ip6", "\"ip\""),
+        ("arp host fd00::1", 1, "ip6", "\"arp\""),
+        ("icmp6 port 7", 1, "a protocol that has ports", "\"icmp6\""),
+        ("host fd00::g", 6, "an IP address", "\"fd00::g\""),
+        ("net fd00::1/64", 5, "fd00::/64", "\"fd00::1/64\""),
+        ("net fd00::/129", 5, "a network", "\"fd00::/129\""),
+        ("net fd00:: mask 255.0.0.0", 12, "the end", "\"mask\""),
         ("tcp and (udp host 10.0.0.1)", 10, "\"and\" behind the protocol", "\"udp\""),
         ("ip proto 256", 10, "a protocol number", "\"256\""),
         ("ether[0] & 1 = 0", 1, "a test such as", "\"ether[0]\""),
@@ -149,7 +204,7 @@ proptest! {
     #[test]
     fn any_words_have_an_answer(words in prop::collection::vec(prop::sample::select(vec![
         "tcp", "host", "net", "port", "portrange", "src", "dst", "and", "or", "not", "(", ")", "10.0.0.1", "10.0.0.0/8",
-        "80", "80-90", "proto", "ip", "vxlan", "ipip", "mask", "!", "&&", "||", "255.0.0.0", "é",
+        "80", "80-90", "proto", "ip", "ip6", "icmp6", "fd00::1", "fd00::/16", "vxlan", "ipip", "mask", "!", "&&", "||", "255.0.0.0", "é",
     ]), 0..12), packet in prop::collection::vec(any::<u8>(), 0..80)) {
         let text = words.join(" ");
         match text.parse::<Filter>() {

@@ -5,18 +5,21 @@ use serde::Serialize;
 use super::ModeArg;
 use super::metric::Test;
 use crate::rib::Attach;
-use crate::testbed::{LabSpec, Mode, NodeKind};
+use crate::testbed::{LabSpec, Mode, NodeKind, Stack};
+use crate::wire::Family;
 
 /// A way for packets to get from pod to pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Contestant {
-    /// `vxlan.calico` as Felix sets it up: what the others are compared with.
+    /// `vxlan.calico` or `vxlan-v6.calico` as Felix sets it up: what the others are compared with.
     KernelVxlan,
     /// Plain routes.
     KernelRoute,
-    /// Margay with VXLAN.
+    /// Margay with VXLAN over the traffic's own family.
     MargayVxlan,
+    /// Margay with VXLAN over the other family, the only one that the nodes have.
+    MargayVxlanOther,
     /// Margay with IPIP.
     MargayIpip,
     /// Margay without encapsulation.
@@ -30,6 +33,7 @@ impl Contestant {
             Self::KernelVxlan => "kernel-vxlan",
             Self::KernelRoute => "kernel-route",
             Self::MargayVxlan => "margay-vxlan",
+            Self::MargayVxlanOther => "margay-vxlan-other",
             Self::MargayIpip => "margay-ipip",
             Self::MargayNone => "margay-none",
         }
@@ -40,27 +44,37 @@ impl Contestant {
         !matches!(self, Self::KernelVxlan | Self::KernelRoute)
     }
 
-    /// Its nodes.
-    pub(super) fn lab(self, attach: Attach) -> LabSpec {
+    /// Its nodes, for traffic of a family. To IPv6 belongs IPv4, as in the clusters that have it.
+    pub(super) fn lab(self, attach: Attach, family: Family) -> LabSpec {
         let mode = match self {
-            Self::KernelVxlan | Self::MargayVxlan => Mode::Vxlan,
+            Self::KernelVxlan | Self::MargayVxlan | Self::MargayVxlanOther => Mode::Vxlan,
             Self::MargayIpip => Mode::Ipip,
             Self::KernelRoute | Self::MargayNone => Mode::None,
         };
         let kind = if self.is_margay() { NodeKind::Margay } else { NodeKind::Kernel };
-        LabSpec { kinds: [kind; 2], attach, ..LabSpec::new(mode) }
+        let pods = match family {
+            Family::V4 => Stack::V4,
+            Family::V6 => Stack::Dual,
+        };
+        let underlay = match (self, family) {
+            (Self::MargayVxlanOther, Family::V4) => Stack::V6,
+            (Self::MargayVxlanOther, Family::V6) => Stack::V4,
+            _ => pods,
+        };
+        LabSpec { kinds: [kind; 2], attach, pods, underlay, ..LabSpec::new(mode) }
     }
 }
 
 /// Who takes part in which tests, the reference first. Two pods on one node know no encapsulation, so the test
-/// with them is between those that have none.
-pub(super) fn entries(modes: &[ModeArg], tests: &[Test]) -> Vec<(Contestant, Vec<Test>)> {
+/// with them is between those that have none. IPIP has no IPv6.
+pub(super) fn entries(family: Family, modes: &[ModeArg], tests: &[Test]) -> Vec<(Contestant, Vec<Test>)> {
     let chosen = |mode| modes.contains(&mode);
     [
         (Contestant::KernelVxlan, true, false),
         (Contestant::KernelRoute, true, true),
         (Contestant::MargayVxlan, chosen(ModeArg::Vxlan), false),
-        (Contestant::MargayIpip, chosen(ModeArg::Ipip), false),
+        (Contestant::MargayVxlanOther, chosen(ModeArg::VxlanOther), false),
+        (Contestant::MargayIpip, chosen(ModeArg::Ipip) && family == Family::V4, false),
         (Contestant::MargayNone, chosen(ModeArg::None), true),
     ]
     .into_iter()
@@ -78,7 +92,7 @@ mod tests {
 
     #[test]
     fn pods_on_one_node_are_compared_without_encapsulation_whatever_the_modes() {
-        let entries = entries(&[ModeArg::Ipip], &[Test::Local, Test::Tcp1]);
+        let entries = entries(Family::V4, &[ModeArg::Ipip], &[Test::Local, Test::Tcp1]);
         assert_eq!(
             entries,
             [
@@ -91,8 +105,25 @@ mod tests {
     }
 
     #[test]
+    fn ipv6_has_no_ipip() {
+        let entries = entries(Family::V6, &[ModeArg::Ipip, ModeArg::None], &[Test::Tcp1]);
+        let names: Vec<&str> = entries.iter().map(|(contestant, _)| contestant.name()).collect();
+        assert_eq!(names, ["kernel-vxlan", "kernel-route", "margay-none"]);
+    }
+
+    #[test]
+    fn vxlan_takes_the_traffics_family_where_the_nodes_have_it() {
+        let mtu = |contestant: Contestant, family| contestant.lab(Attach::Tap, family).pod_mtu();
+        for (family, own, other) in [(Family::V4, 1450, 1430), (Family::V6, 1430, 1450)] {
+            assert_eq!(mtu(Contestant::KernelVxlan, family), own, "{family}");
+            assert_eq!(mtu(Contestant::MargayVxlan, family), own, "{family}");
+            assert_eq!(mtu(Contestant::MargayVxlanOther, family), other, "{family}");
+        }
+    }
+
+    #[test]
     fn names_are_the_same_everywhere() {
-        for contestant in [Contestant::KernelVxlan, Contestant::MargayNone] {
+        for contestant in [Contestant::KernelVxlan, Contestant::MargayVxlanOther, Contestant::MargayNone] {
             assert_eq!(serde_json::to_value(contestant).unwrap(), contestant.name());
         }
     }

@@ -1,6 +1,7 @@
 //! The tests themselves, between pods of a lab that runs.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ use super::metric::{Metric, Test};
 use crate::testbed::{
     BedError, Blast, Delivery, Meter, Pod, Streams, Usage, blast, counter, peak_memory, round_trips,
 };
+use crate::wire::Family;
 
 /// Of what was sent, what may be lost where it says that nothing is.
 const TOLERATED: f64 = 0.001;
@@ -52,6 +54,8 @@ pub(super) struct Bed<'a> {
     pub(super) to: &'a Pod,
     /// Receives, on the sender's node.
     pub(super) neighbour: &'a Pod,
+    /// Of the addresses that they use.
+    pub(super) family: Family,
     /// Processes of the daemons.
     pub(super) daemons: Vec<u32>,
     /// Of a measurement.
@@ -82,7 +86,8 @@ impl Bed<'_> {
     fn tcp(&self, metric: Metric, to: &Pod, count: usize) -> Result<Figure, BedError> {
         let retransmitted = || counter(&self.from.netns, "Tcp", "RetransSegs");
         let congestion = Some(self.congestion);
-        let streams = Streams::start(&self.from.netns, &to.netns, to.address, count, congestion)?;
+        let streams =
+            Streams::start(&self.from.netns, &to.netns, address(to, self.family)?, count, congestion)?;
         sleep((self.duration / 4).min(Duration::from_millis(500)));
         let (meter, retransmits) = (Meter::start(self.daemons.clone())?, retransmitted()?);
         let (bytes, started) = (streams.received(), Instant::now());
@@ -149,9 +154,14 @@ impl Bed<'_> {
 
     /// One run of datagrams.
     fn blast(&self, metric: Metric, what: Blast) -> Result<(Figure, Delivery), BedError> {
-        let overflows = || counter(&self.to.netns, "Udp", "RcvbufErrors");
+        let protocol = match self.family {
+            Family::V4 => "Udp",
+            Family::V6 => "Udp6",
+        };
+        let overflows = || counter(&self.to.netns, protocol, "RcvbufErrors");
+        let address = address(self.to, self.family)?;
         let (meter, before) = (Meter::start(self.daemons.clone())?, overflows()?);
-        let delivery = blast(&self.from.netns, &self.to.netns, self.to.address, what)?;
+        let delivery = blast(&self.from.netns, &self.to.netns, address, what)?;
         let (usage, overflows) = (meter.usage()?, overflows()? - before);
         let details = [
             ("sent", delivery.sent as f64),
@@ -167,8 +177,9 @@ impl Bed<'_> {
     }
 
     fn round_trips(&self) -> Result<Vec<Figure>, BedError> {
+        let address = address(self.to, self.family)?;
         let meter = Meter::start(self.daemons.clone())?;
-        let trips = round_trips(&self.from.netns, &self.to.netns, self.to.address, self.duration)?;
+        let trips = round_trips(&self.from.netns, &self.to.netns, address, self.duration)?;
         let usage = meter.usage()?;
         let details = [("count", trips.count() as f64), ("lost", trips.lost as f64)];
         [(Metric::RttP50, 0.5), (Metric::RttP99, 0.99)]
@@ -201,6 +212,51 @@ impl Bed<'_> {
             others_cpu_seconds: usage.others,
             daemon_peak_mib: peak.map(|bytes| bytes as f64 / f64::from(1 << 20)),
             details: details.iter().copied().collect(),
+        }
+    }
+}
+
+/// A pod's address of a family.
+///
+/// # Errors
+/// It has none.
+pub(super) fn address(pod: &Pod, family: Family) -> Result<IpAddr, BedError> {
+    pod.address_of(family).ok_or_else(|| BedError::Spec(format!("{} has no {family} address", pod.name)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::contestant::Contestant;
+    use super::*;
+    use crate::rib::Attach;
+    use crate::testbed::Lab;
+
+    #[test]
+    fn traffic_is_of_the_family_that_was_asked_for() {
+        for family in Family::ALL {
+            let lab = Lab::new(Contestant::KernelRoute.lab(Attach::Veth, family)).unwrap();
+            let [a, b] = &lab.nodes;
+            let bed = Bed {
+                from: &a.pods[0],
+                to: &b.pods[0],
+                neighbour: &a.pods[1],
+                family,
+                daemons: Vec::new(),
+                duration: Duration::from_millis(50),
+                congestion: "cubic",
+            };
+            for (test, receiver) in
+                [(Test::Tcp1, bed.to), (Test::Udp, bed.to), (Test::Rtt, bed.to), (Test::Local, bed.neighbour)]
+            {
+                let received =
+                    || ["Ip", "Ip6"].map(|version| counter(&receiver.netns, version, "InReceives").unwrap());
+                let before = received();
+                bed.run(test).unwrap();
+                let after = received();
+                let (own, other) = if family == Family::V4 { (0, 1) } else { (1, 0) };
+                assert!(after[own] > before[own], "{family} {test:?}");
+                assert_eq!(after[other], before[other], "{family} {test:?}");
+            }
         }
     }
 }

@@ -23,6 +23,7 @@ use std::time::Duration;
 use crate::cli::machine::{self, AttachArg, Machine, MachineError};
 use crate::cli::seconds;
 use crate::sys::scheduling;
+use crate::wire::Family;
 use contestant::Contestant;
 use machine_facts::Facts;
 use metric::Test;
@@ -50,6 +51,9 @@ pub struct Args {
     /// Margay's modes, separated by commas
     #[arg(long, value_enum, value_name = "MODE,…", value_delimiter = ',', default_value = "vxlan,ipip,none")]
     pub modes: Vec<ModeArg>,
+    /// What the traffic between the pods is; for IPv6, pods and nodes have both families
+    #[arg(long, value_enum, default_value_t = FamilyArg::Ipv4)]
+    pub family: FamilyArg,
     /// What to measure, separated by commas
     #[arg(
         long,
@@ -86,12 +90,33 @@ pub struct Args {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ModeArg {
-    /// VXLAN on UDP port 4789
+    /// VXLAN on UDP port 4789, over the traffic's own family
     Vxlan,
-    /// IP in IP, protocol 4
+    /// VXLAN over the other family, as between nodes that have no other
+    VxlanOther,
+    /// IP in IP, protocol 4; of IPv4 only
     Ipip,
     /// No encapsulation
     None,
+}
+
+/// What `--family` takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FamilyArg {
+    /// IPv4
+    Ipv4,
+    /// IPv6
+    Ipv6,
+}
+
+impl From<FamilyArg> for Family {
+    fn from(family: FamilyArg) -> Self {
+        match family {
+            FamilyArg::Ipv4 => Self::V4,
+            FamilyArg::Ipv6 => Self::V6,
+        }
+    }
 }
 
 /// What `--underlay` takes.
@@ -150,13 +175,14 @@ pub fn run(args: &Args) -> Result<(), BenchError> {
 
     let stage = Stage {
         binary: &binary,
+        family: args.family.into(),
         attach: machine.attach,
         arguments: daemon_arguments(args, &machine, cores),
         real_frames: args.underlay == UnderlayArg::Wire,
         duration: Duration::from_secs_f64(args.seconds),
         congestion: &args.congestion,
     };
-    let entries = contestant::entries(&args.modes, &args.tests);
+    let entries = contestant::entries(args.family.into(), &args.modes, &args.tests);
     let progress = Progress::new(args.rounds, &entries);
     let mut outcomes: Vec<Outcome> = Vec::new();
     for round in 1..=args.rounds {
@@ -205,7 +231,7 @@ mod tests {
 
     #[test]
     fn the_reference_begins_each_round_and_the_others_take_turns() {
-        let entries = contestant::entries(&[ModeArg::Vxlan, ModeArg::None], &[Test::Tcp1]);
+        let entries = contestant::entries(Family::V4, &[ModeArg::Vxlan, ModeArg::None], &[Test::Tcp1]);
         let names = |round| -> Vec<&str> { order(&entries, round).map(|(entry, _)| entry.name()).collect() };
         assert_eq!(names(1), ["kernel-vxlan", "kernel-route", "margay-vxlan", "margay-none"]);
         assert_eq!(names(3), ["kernel-vxlan", "margay-none", "kernel-route", "margay-vxlan"]);

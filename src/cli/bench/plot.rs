@@ -82,6 +82,7 @@ mod tests {
     use super::super::metric::Test;
     use super::super::report::{rows, tests::outcome};
     use super::*;
+    use crate::wire::Family;
 
     fn text_of(svg: &str) -> Vec<&str> {
         svg.lines().filter(|line| !line.starts_with('<') && !line.trim().is_empty()).collect()
@@ -92,7 +93,7 @@ mod tests {
         use Contestant::{KernelRoute, KernelVxlan};
         let outcomes =
             [outcome(1, KernelVxlan, 8.0), outcome(2, KernelVxlan, 6.0), outcome(1, KernelRoute, 9.0)];
-        let svg = svg(&rows(&entries(&[], &[Test::Tcp1]), &outcomes)).unwrap();
+        let svg = svg(&rows(&entries(Family::V4, &[], &[Test::Tcp1]), &outcomes)).unwrap();
         assert_eq!(svg.matches("<rect").count(), 2);
         assert_eq!(svg.matches("<circle").count(), 3);
         // From below, as the plot draws them.

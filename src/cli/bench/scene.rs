@@ -4,15 +4,18 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::contestant::Contestant;
-use super::measure::{Bed, Figure};
+use super::measure::{Bed, Figure, address};
 use super::metric::Test;
 use crate::rib::Attach;
 use crate::testbed::{BedError, Lab, Ping, Pod, peak_memory, ping};
+use crate::wire::Family;
 
 /// What is the same for all.
 pub(super) struct Stage<'a> {
     /// The program whose daemons are measured.
     pub(super) binary: &'a Path,
+    /// Of the traffic.
+    pub(super) family: Family,
     /// How margay's pods are attached.
     pub(super) attach: Attach,
     /// What the daemons are told besides node and files.
@@ -49,7 +52,7 @@ impl Stage<'_> {
     /// Nodes, pods and daemons, all of whom reach each other.
     fn build(&self, contestant: Contestant) -> Result<Lab, String> {
         let build = || -> Result<Lab, BedError> {
-            let mut lab = Lab::new(contestant.lab(self.attach))?;
+            let mut lab = Lab::new(contestant.lab(self.attach, self.family))?;
             if self.real_frames {
                 lab.real_frames()?;
             }
@@ -60,7 +63,7 @@ impl Stage<'_> {
         let lab = build().map_err(|error| error.to_string())?;
         let [a, b] = &lab.nodes;
         for (from, to) in [(&a.pods[0], &b.pods[0]), (&b.pods[0], &a.pods[0]), (&a.pods[0], &a.pods[1])] {
-            reaches(from, to)?;
+            reaches(from, to, self.family)?;
         }
         Ok(lab)
     }
@@ -73,6 +76,7 @@ impl Stage<'_> {
             from: &a.pods[0],
             to: &b.pods[0],
             neighbour: &a.pods[1],
+            family: self.family,
             daemons,
             duration: self.duration,
             congestion: self.congestion,
@@ -83,10 +87,12 @@ impl Stage<'_> {
     }
 }
 
-fn reaches(from: &Pod, to: &Pod) -> Result<(), String> {
+fn reaches(from: &Pod, to: &Pod, family: Family) -> Result<(), String> {
     // The kernel's proxy ARP may take most of a second for its first answer.
     let patient = Ping { patience: Duration::from_secs(2), ..Ping::default() };
-    let report = ping(&from.netns, to.address, patient).map_err(|error| error.to_string())?;
+    let report = address(to, family)
+        .and_then(|address| ping(&from.netns, address, patient))
+        .map_err(|error| error.to_string())?;
     match report.lost() {
         0 => Ok(()),
         _ => Err(format!("{} does not reach {}: ping: {report}", from.name, to.name)),

@@ -4,7 +4,8 @@ use std::io::{self, Write};
 
 use super::machine_facts::Facts;
 use super::report::{Report, Row};
-use super::{Args, UnderlayArg};
+use super::{Args, ModeArg, UnderlayArg};
+use crate::wire::Family;
 
 /// Other work of so many cores is tolerated.
 const QUIET: f64 = 0.1;
@@ -18,6 +19,9 @@ pub(super) fn announce(facts: &Facts, args: &Args, remarks: &[String]) -> io::Re
     if facts.debug_build {
         writeln!(out, "This is a debug build: its figures mean nothing. Build with --release.")?;
     }
+    if Family::from(args.family) == Family::V6 && args.modes.contains(&ModeArg::Ipip) {
+        writeln!(out, "Without margay-ipip: IPIP carries IPv4 only, as in Calico.")?;
+    }
     writeln!(out, "{}", conditions(facts, args))
 }
 
@@ -28,9 +32,10 @@ pub(super) fn conditions(facts: &Facts, args: &Args) -> String {
         UnderlayArg::Wire => "real 1,500-byte frames on the underlay",
         UnderlayArg::Veth => "super-frames on the underlay",
     };
+    let family = Family::from(args.family);
     let Args { rounds, seconds, congestion, .. } = args;
     format!(
-        "margay {margay}, Linux {kernel}, {cpu}, {}, {underlay}, TCP {congestion}, {} of {seconds} s",
+        "margay {margay}, Linux {kernel}, {cpu}, {}, {underlay}, {family}, TCP {congestion}, {} of {seconds} s",
         count(*cores, "core"),
         count(*rounds as usize, "round"),
     )

@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::io::{self, Write};
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,9 +13,10 @@ use crate::datastore;
 use crate::rib::{self, Attach};
 use crate::sys::netns::Netns;
 use crate::testbed::{
-    BedError, Capture, Frame, Lab, LabSpec, Node, Ping, PingReport, Pod, Topology, Transfer, ping,
-    throughput, transfer,
+    BedError, Capture, Frame, Lab, LabSpec, Node, Ping, PingReport, Pod, Topology, Transfer, gateway_address,
+    ping, throughput, transfer,
 };
+use crate::wire::Family;
 
 /// Bytes that TCP moves each way to be compared.
 const MOVED: u64 = 8 << 20;
@@ -53,6 +55,8 @@ pub(super) struct Scene<'a> {
     pub(super) title: &'static str,
     pub(super) spec: LabSpec,
     pub(super) on_wire: OnWire,
+    /// Of the addresses that are used; what else a pod has is only tried.
+    pub(super) family: Family,
     pub(super) binary: &'a Path,
     pub(super) arguments: &'a [&'a str],
     /// Of each throughput measurement.
@@ -157,8 +161,9 @@ impl Scene<'_> {
         routes(lab, stage)?;
         let [a, b] = &lab.nodes;
         let (here, neighbour, there) = (&a.pods[0], &a.pods[1], &b.pods[0]);
-        arp(here, neighbour, stage)?;
+        self.gateway(here, neighbour, stage)?;
         let local = self.reach("on one node", here, neighbour, stage)?;
+        self.beside(here, there, stage)?;
         self.underlay(a, here, there, stage)?;
         let remote = self.reach("across nodes", here, there, stage)?;
         if !stage.failures.is_empty() {
@@ -168,30 +173,70 @@ impl Scene<'_> {
         Ok((local, remote))
     }
 
+    /// The pod's address that is used.
+    fn address(&self, pod: &Pod) -> IpAddr {
+        pod.address_of(self.family).unwrap_or(pod.address)
+    }
+
+    /// The pods' other addresses.
+    fn beside(&self, from: &Pod, to: &Pod, stage: &mut Stage<'_>) -> io::Result<()> {
+        for address in to.addresses().filter(|address| *address != self.address(to)) {
+            stage.heading(&format!("{} to {}, {}", from.name, to.name, Family::of(address)))?;
+            let report = answered(ping(&from.netns, address, Ping::default()));
+            if let Some(report) = stage.take(&format!("ping {address}"), report)? {
+                stage.line(format_args!("ping  {report}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The pod's first question, and what it knows afterwards.
+    fn gateway(&self, pod: &Pod, other: &Pod, stage: &mut Stage<'_>) -> io::Result<()> {
+        let gateway = gateway_address(self.family);
+        let protocol = match self.family {
+            Family::V4 => "ARP",
+            Family::V6 => "neighbour discovery",
+        };
+        stage.heading(&format!("{protocol} of {} for its gateway {gateway}", pod.name))?;
+        let one = Ping { count: 1, ..Ping::default() };
+        let asked = pod
+            .forget_gateway()
+            .and_then(|()| during(&pod.netns, || ping(&pod.netns, self.address(other), one)))
+            .and_then(|(_, frames)| Ok((frames, pod.gateway(self.family)?)));
+        let Some((frames, known)) = stage.take(protocol, asked)? else { return Ok(()) };
+        let frames: Vec<Frame> = frames.into_iter().filter(asks_for_neighbours).collect();
+        stage.frames(&frames)?;
+        match known.and_then(|entry| Some((entry.mac?, entry.state))) {
+            Some((mac, state)) => stage.line(format_args!("neighbour {gateway} lladdr {mac} {state:?}")),
+            None => stage.fail(format_args!("{} got no answer to {protocol} for {gateway}", pod.name)),
+        }
+    }
+
     /// Round trips and TCP between two pods.
     fn reach(&self, place: &str, from: &Pod, to: &Pod, stage: &mut Stage<'_>) -> io::Result<Figures> {
         stage.heading(&format!("{} to {}, {place}", from.name, to.name))?;
+        let address = self.address(to);
         let mut figures = Figures::default();
         // Without an answer to the first, the others would only take their time.
-        let first = answered(ping(&from.netns, to.address, Ping { count: 1, ..Ping::default() }));
+        let first = answered(ping(&from.netns, address, Ping { count: 1, ..Ping::default() }));
         if stage.take(&format!("ping {place}"), first)?.is_none() {
             return Ok(figures);
         }
         let many = Ping { count: 20, interval: Duration::from_millis(5), ..Ping::default() };
-        let report = answered(ping(&from.netns, to.address, many));
+        let report = answered(ping(&from.netns, address, many));
         if let Some(report) = stage.take(&format!("ping {place}"), report)? {
             figures.round_trip = report.median();
             stage.line(format_args!("ping  {report}"))?;
         }
         for (from, to) in [(from, to), (to, from)] {
             let way = format!("TCP   {} > {}", from.name, to.name);
-            let moved = intact(transfer(&from.netns, &to.netns, to.address, MOVED));
+            let moved = intact(transfer(&from.netns, &to.netns, self.address(to), MOVED));
             if let Some(moved) = stage.take(&way, moved)? {
                 let (mebibytes, hash) = (MOVED >> 20, moved.received_hash);
                 stage.line(format_args!("{way}: {mebibytes} MiB, hash {hash:016x} at both ends"))?;
             }
         }
-        let measured = throughput(&from.netns, &to.netns, to.address, self.duration);
+        let measured = throughput(&from.netns, &to.netns, address, self.duration);
         if let Some(measured) = stage.take(&format!("TCP {place}"), measured)? {
             figures.bits_per_second = Some(measured.bits_per_second());
             let (elapsed, gigabits) = (measured.elapsed, measured.bits_per_second() / 1e9);
@@ -204,12 +249,12 @@ impl Scene<'_> {
     fn underlay(&self, node: &Node, from: &Pod, to: &Pod, stage: &mut Stage<'_>) -> io::Result<()> {
         let (source, target, on) = (&from.name, &to.name, &node.name);
         stage.heading(&format!("{source} pings {target}: eth0 of {on}, outer and inner headers"))?;
-        let two = Ping { count: 2, ..Ping::default() };
+        let (two, address) = (Ping { count: 2, ..Ping::default() }, self.address(to));
         // The first ping resolves what has to be resolved.
-        let captured = ping(&from.netns, to.address, Ping { count: 1, ..two })
-            .and_then(|_| during(&node.netns, || ping(&from.netns, to.address, two)));
+        let captured = ping(&from.netns, address, Ping { count: 1, ..two })
+            .and_then(|_| during(&node.netns, || ping(&from.netns, address, two)));
         let Some((report, frames)) = stage.take("ping across nodes", captured)? else { return Ok(()) };
-        let overlay = |frame: &Frame| dissect::concerns(&frame.bytes, Lab::pool());
+        let overlay = |frame: &Frame| dissect::concerns(&frame.bytes, Lab::pool(self.family));
         let frames: Vec<Frame> = frames.into_iter().filter(overlay).collect();
         stage.frames(&frames)?;
         let as_announced = |frame: &Frame| OnWire::of(&dissect::frame(&frame.bytes)) == self.on_wire;
@@ -255,10 +300,16 @@ fn picture(lab: &Lab, stage: &mut Stage<'_>) -> io::Result<()> {
         Topology::SameSubnet => "════",
         Topology::Routed => "══ router ══",
     };
-    stage.line(format_args!("{} {} {between} {} {}", a.name, a.underlay, b.underlay, b.name))?;
-    for node in &lab.nodes {
-        let pods: Vec<String> = node.pods.iter().map(|pod| format!("{} {}", pod.name, pod.address)).collect();
-        stage.line(format_args!("{} block {}: {}", node.name, node.block, pods.join(", ")))?;
+    for family in Family::ALL {
+        if let (Some(near), Some(far)) = (a.underlay_of(family), b.underlay_of(family)) {
+            stage.line(format_args!("{} {near} {between} {far} {}", a.name, b.name))?;
+        }
+    }
+    for (node, family) in lab.nodes.iter().flat_map(|node| Family::ALL.map(|family| (node, family))) {
+        let Some(block) = node.block_of(family) else { continue };
+        let pods = node.pods.iter().filter_map(|pod| Some((&pod.name, pod.address_of(family)?)));
+        let pods: Vec<String> = pods.map(|(name, address)| format!("{name} {address}")).collect();
+        stage.line(format_args!("{} block {block}: {}", node.name, pods.join(", ")))?;
     }
     let attach = match lab.spec.attach {
         Attach::Tap => "TAP",
@@ -281,21 +332,14 @@ fn routes(lab: &Lab, stage: &mut Stage<'_>) -> io::Result<()> {
     Ok(())
 }
 
-/// The pod's first question, and what it knows afterwards.
-fn arp(pod: &Pod, other: &Pod, stage: &mut Stage<'_>) -> io::Result<()> {
-    stage.heading(&format!("ARP of {} for its gateway 169.254.1.1", pod.name))?;
-    let one = Ping { count: 1, ..Ping::default() };
-    let asked = pod
-        .forget_gateway()
-        .and_then(|()| during(&pod.netns, || ping(&pod.netns, other.address, one)))
-        .and_then(|(_, frames)| Ok((frames, pod.gateway()?)));
-    let Some((frames, gateway)) = stage.take("ARP", asked)? else { return Ok(()) };
-    let is_arp = |frame: &Frame| frame.bytes.get(12..14) == Some(&[0x08, 0x06]);
-    let frames: Vec<Frame> = frames.into_iter().filter(is_arp).collect();
-    stage.frames(&frames)?;
-    match gateway.and_then(|entry| Some((entry.mac?, entry.state))) {
-        Some((mac, state)) => stage.line(format_args!("neighbour 169.254.1.1 lladdr {mac} {state:?}")),
-        None => stage.fail(format_args!("{} got no answer to ARP for 169.254.1.1", pod.name)),
+/// ARP, and neighbour solicitations and advertisements (ICMPv6 135 and 136).
+fn asks_for_neighbours(frame: &Frame) -> bool {
+    match frame.bytes.get(12..14) {
+        Some([0x08, 0x06]) => true,
+        Some([0x86, 0xdd]) => {
+            frame.bytes.get(20) == Some(&58) && matches!(frame.bytes.get(54), Some(135 | 136))
+        }
+        _ => false,
     }
 }
 
@@ -320,6 +364,7 @@ mod tests {
             title: "rehearsal",
             spec: LabSpec { kinds: [NodeKind::Kernel; 2], ..spec },
             on_wire,
+            family: Family::V4,
             binary: "/nonexistent".as_ref(),
             arguments: &[],
             duration: Duration::from_millis(100),

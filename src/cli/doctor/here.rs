@@ -14,6 +14,7 @@ use crate::sys::filter::Filter;
 use crate::sys::netlink::{ErrorKind, LinkChange, LinkIndex, Monitor, Netlink, Topic};
 use crate::sys::socket::{self, Seen};
 use crate::sys::{process, sandbox, tun, userns};
+use crate::wire::ip::Family;
 
 /// Settings that forbid user namespaces, with the value that does.
 const USERNS_SETTINGS: [(&str, &str); 3] = [
@@ -32,7 +33,7 @@ pub(super) fn findings() -> Vec<Finding> {
         vxlan_port(),
         Finding::of(
             Facility::RawSocket,
-            socket::raw_sender(),
+            socket::raw_sender(Family::V4),
             "a raw socket for IPIP and for what is not encapsulated",
         ),
         Finding::of(

@@ -22,6 +22,7 @@ use crate::sys::tun::{self, Layer};
 use crate::sys::xdp::Sender;
 use crate::sys::{process, socket, userns};
 use crate::wire::MacAddr;
+use crate::wire::ip::Family;
 
 /// Addresses for documentation, RFC 5737.
 const NEAR: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
@@ -80,7 +81,7 @@ fn tell(file: &mut File, finding: &Finding) {
 
 fn try_all(file: &mut File) -> Result<(), Box<dyn Error>> {
     // What leaves by the underlay leaves from the node's own namespace.
-    let raw = socket::raw_sender();
+    let raw = socket::raw_sender(Family::V4);
     // Before there is a second thread.
     if !caps::has_cap(None, CapSet::Effective, Capability::CAP_SYS_ADMIN)? {
         userns::become_root()?;
@@ -184,7 +185,7 @@ fn protocol4(near: &Netns, far: &Netns) -> Finding {
         let mut receiver = far.run(open).map_err(io::Error::other)??;
         receiver.set_nonblocking(false)?;
         receiver.set_read_timeout(Some(Duration::from_secs(1)))?;
-        let sender = near.run(socket::raw_sender).map_err(io::Error::other)??;
+        let sender = near.run(|| socket::raw_sender(Family::V4)).map_err(io::Error::other)??;
         sender.send_to(&packet, &SocketAddr::new(FAR.into(), 0).into())?;
         let mut received = [0; 128];
         let len = receiver.read(&mut received)?;

@@ -126,7 +126,7 @@ fn endpoints(since: Option<&Since<'_>>, now: &Reading) -> Vec<Row> {
 fn peers(since: Option<&Since<'_>>, now: &Reading) -> Vec<Row> {
     let peer = |peer: &Peer| Row {
         name: peer.name.clone(),
-        alias: peer.address.clone(),
+        alias: peer.addresses.join(" "),
         how: peer.encapsulations.join(" "),
         path: match (&peer.fault, &peer.path_mtu) {
             (Some(_), _) => Path::Broken,
@@ -245,15 +245,15 @@ pub(super) mod tests {
     pub(in crate::cli::top) fn reading(uptime_milliseconds: u64, parties: Vec<Counted>) -> Reading {
         let status = r#"{"version": "0.1.0", "node": "node-a", "pid": 7, "health": "good", "problems": [],
             "uptime_seconds": 62, "resources": "/etc/margay", "resources_read_seconds_ago": 1,
-            "underlay": {"address": "192.168.77.1", "subnet": "192.168.77.0/24", "interface": "eth0", "mtu": 1500},
+            "underlays": [{"address": "192.168.77.1", "subnet": "192.168.77.0/24", "interface": "eth0", "mtu": 1500}],
             "workers": {"count": 2, "spin_microseconds": 0}, "uses": [], "endpoint_mtu": 1450,
             "endpoint_mtu_because": "underlay", "mss_clamped": [],
             "numbers": {"peers": 1, "peers_broken": 0, "routes": 6, "blocks": 1, "endpoints_attached": 1,
                 "endpoints_missing": 0, "fib_bytes": 1},
             "frames": {"input": 1, "sent": 1, "punted": 0, "dropped": 0}}"#;
-        let peer = r#"[{"name": "node-b", "address": "192.168.77.2", "encapsulations": ["vxlan"], "routes": 2,
+        let peer = r#"[{"name": "node-b", "addresses": ["192.168.77.2"], "encapsulations": ["vxlan"], "routes": 2,
             "underlay_mtu": 1500, "path_mtu": null, "fault": null, "ipip_tunnel_address": null,
-            "vxlan_tunnel_address": null, "vtep_mac": "66:00:00:00:00:01",
+            "vxlan_tunnel_addresses": [], "vtep_macs": ["66:00:00:00:00:01"],
             "received": {}, "sent": {}, "punted": 0, "dropped": 0}]"#;
         Reading {
             status: serde_json::from_str(status).unwrap(),

@@ -63,7 +63,7 @@ const moved = (rate) => {
 };
 
 function head(status) {
-  at("node").textContent = `${status.node} · ${status.underlay.address} on ${status.underlay.interface} · ${status.version} · up ${status.uptime_seconds} s`;
+  at("node").textContent = `${status.node} · ${status.underlays.map((own) => `${own.address} on ${own.interface}`).join(", ")} · ${status.version} · up ${status.uptime_seconds} s`;
   at("health").textContent = status.health;
   at("health").className = status.health;
   at("problems").replaceChildren(...status.problems.map((problem) => make("li", problem)));

@@ -178,7 +178,7 @@ fn data(len: usize) -> Vec<u8> {
 #[test]
 fn a_middle_segment_literally() {
     let packet = tcp_packet(0x99, &[], &data(10));
-    let pieces = cut(&packet, Outer::None, Segmentation::TcpV4Ecn, 4);
+    let pieces = cut(&packet, Outer::None, Segmentation::TcpEcn, 4);
     let wanted = [
         0x45, 0xb9, 0, 56, 0xff, 0xff, 0x40, 0, 0x3f, 6, 0x26, 0x42, 10, 65, 0, 2, 10, 65, 0, 66, //
         0xc0, 0, 0, 80, 0xff, 0xff, 0xff, 0xf4, 0, 0, 0, 9, 0x80, 0x10, 1, 2, 0x86, 0x83, 0, 0, //
@@ -191,11 +191,34 @@ fn a_middle_segment_literally() {
     assert_eq!(pieces[2][24..28], [0xff, 0xff, 0xff, 0xf8]);
 }
 
+/// The same over IPv6, behind a header of hop-by-hop options: the length, no id, no header checksum.
+#[test]
+fn a_middle_segment_over_ipv6_literally() {
+    let mut packet = vec![0x6b, 0x91, 0x23, 0x45, 0, 50, 0, 63];
+    packet.extend([0xfd, 0x65, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2]);
+    packet.extend([0xfd, 0x65, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 66]);
+    packet.extend([6, 0, 1, 4, 0, 0, 0, 0]);
+    packet.extend(&tcp_packet(0x99, &[], &data(10))[20..]);
+    let pieces = cut(&packet, Outer::None, Segmentation::TcpEcn, 4);
+    let mut wanted = packet[..80].to_vec();
+    wanted.extend([4, 5, 6, 7]);
+    // Length; sequence number; no CWR, FIN or PSH.
+    (wanted[5], wanted[48 + 7], wanted[48 + 13]) = (44, 0xf4, 0x10);
+    // fd65+2 + fd65+1+66 + 6+36 as the pseudo-header, and all of the segment.
+    let pseudo = [&packet[8..40], &[0, 0, 0, 36, 0, 0, 0, 6]].concat();
+    wanted[64..66].fill(0);
+    let sum = naive(&[&pseudo, &wanted[48..]].concat());
+    wanted[64..66].copy_from_slice(&sum.to_be_bytes());
+    assert_eq!(pieces[1], wanted);
+    assert_eq!(pieces.len(), 3);
+    assert_eq!(pieces[2][4..6], [0, 42]);
+}
+
 /// Sizes around each border, and every flag alone and with all others.
 #[test]
 fn tcp_is_cut_by_the_rules_behind_each_outer_header() {
     for outer in OUTERS {
-        for kind in [Segmentation::TcpV4, Segmentation::TcpV4Ecn] {
+        for kind in [Segmentation::Tcp, Segmentation::TcpEcn] {
             for flags in (0..8).map(|bit| 1 << bit).chain([0, ALL_FLAGS]) {
                 check_tcp(&tcp_packet(flags, &[], &data(100)), outer, kind, 30);
             }
@@ -204,7 +227,7 @@ fn tcp_is_cut_by_the_rules_behind_each_outer_header() {
             }
         }
         for size in [1, 2, 3, 47, 48, 1398, 1460, 65535] {
-            check_tcp(&tcp_packet(0x19, &[], &data(3000)), outer, Segmentation::TcpV4, size);
+            check_tcp(&tcp_packet(0x19, &[], &data(3000)), outer, Segmentation::Tcp, size);
         }
     }
 }
@@ -213,8 +236,8 @@ fn tcp_is_cut_by_the_rules_behind_each_outer_header() {
 #[test]
 fn the_largest_super_frame_is_cut_whole() {
     let packet = tcp_packet(0x18, &[], &data(65_535 - 52));
-    check_tcp(&packet, Outer::Vxlan, Segmentation::TcpV4, 48);
-    assert!(cut(&packet, Outer::None, Segmentation::TcpV4, 48).len() <= MAX_SEGMENTS);
+    check_tcp(&packet, Outer::Vxlan, Segmentation::Tcp, 48);
+    assert!(cut(&packet, Outer::None, Segmentation::Tcp, 48).len() <= MAX_SEGMENTS);
 }
 
 #[test]
@@ -224,7 +247,7 @@ fn datagrams_are_cut_with_lengths_and_checksums_of_their_own() {
             let packet = udp_packet(&data(len));
             let whole = wrapped(outer, &packet);
             let mut joined: Vec<u8> = Vec::new();
-            for (index, piece) in cut(&whole, outer, Segmentation::UdpV4, size).iter().enumerate() {
+            for (index, piece) in cut(&whole, outer, Segmentation::Udp, size).iter().enumerate() {
                 let ip = Ipv4Slice::from_slice(unwrapped(outer, piece, &whole, index)).unwrap();
                 assert_eq!(naive(ip.header().slice()), 0);
                 assert_eq!(ip.header().identification(), 0xfffe_u16.wrapping_add(index as u16));
@@ -251,7 +274,7 @@ fn a_udp_sum_of_zero_is_written_as_ones() {
     let word = sum_with(0);
     assert_eq!(sum_with(word), 0);
     let packet = udp_packet(&word.to_be_bytes());
-    assert_eq!(cut(&packet, Outer::None, Segmentation::UdpV4, 100)[0][26..28], [0xff, 0xff]);
+    assert_eq!(cut(&packet, Outer::None, Segmentation::Udp, 100)[0][26..28], [0xff, 0xff]);
 
     let mut partial = packet.clone();
     let field = !naive(&pseudo(Protocol::UDP, 10));
@@ -268,7 +291,7 @@ fn a_super_frame_keeps_what_is_to_be_done_to_it() {
     let before = packet.clone();
     let offload = Offload {
         checksum: Some(PartialChecksum { start: 20, field: 16 }),
-        segments: Some(Segments { kind: Segmentation::TcpV4, size: 10 }),
+        segments: Some(Segments { kind: Segmentation::Tcp, size: 10 }),
     };
     assert_eq!(complete_checksum(&mut packet, offload), offload);
     assert_eq!(packet, before);
@@ -288,7 +311,7 @@ fn what_lies_outside_is_left_alone() {
 
 #[test]
 fn what_is_no_whole_tcp_or_udp_packet_is_not_cut() {
-    let segments = |size| Segments { kind: Segmentation::TcpV4, size };
+    let segments = |size| Segments { kind: Segmentation::Tcp, size };
     let packet = tcp_packet(0x18, &[], &data(100));
     for outer in OUTERS {
         let whole = wrapped(outer, &packet);
@@ -309,9 +332,26 @@ fn the_longest_headers_fit() {
     segment.extend(data(100));
     let packet = ip(SRC, DST, Protocol::TCP, &[1; 40], &segment);
     for outer in OUTERS {
-        let pieces = cut(&wrapped(outer, &packet), outer, Segmentation::TcpV4, 60);
+        let pieces = cut(&wrapped(outer, &packet), outer, Segmentation::Tcp, 60);
         assert_eq!(pieces.len(), 2);
         assert_eq!(pieces[0].len(), outer.len() + 120 + 60);
+    }
+    let mut packet = vec![0; 40 + ipv6::MAX_EXTENSION_BYTES];
+    let header = ipv6::Header {
+        traffic_class: 0,
+        flow_label: 0,
+        payload_len: (ipv6::MAX_EXTENSION_BYTES + segment.len()) as u16,
+        next_header: Protocol::DESTINATION_OPTIONS,
+        hop_limit: 64,
+        src: std::net::Ipv6Addr::from_bits(1),
+        dst: std::net::Ipv6Addr::from_bits(2),
+    };
+    header.write(packet.first_chunk_mut().unwrap());
+    (packet[40], packet[41]) = (Protocol::TCP.0, (ipv6::MAX_EXTENSION_BYTES / 8 - 1) as u8);
+    packet.extend(&segment);
+    for outer in [Outer::None, Outer::Ethernet, Outer::Vxlan] {
+        let pieces = cut(&wrapped(outer, &packet), outer, Segmentation::Tcp, 60);
+        assert_eq!(pieces[0].len(), outer.len() + 40 + ipv6::MAX_EXTENSION_BYTES + 60 + 60);
     }
 }
 
@@ -326,7 +366,7 @@ proptest! {
         has_ecn: bool,
     ) {
         prop_assume!(payload.len().div_ceil(size.into()) <= MAX_SEGMENTS);
-        let kind = if has_ecn { Segmentation::TcpV4Ecn } else { Segmentation::TcpV4 };
+        let kind = if has_ecn { Segmentation::TcpEcn } else { Segmentation::Tcp };
         check_tcp(&tcp_packet(flags, &vec![1; options * 4], &payload), OUTERS[outer], kind, size);
     }
 
@@ -356,8 +396,8 @@ proptest! {
         kind in 0_usize..4,
         has_ethernet: bool,
     ) {
-        use Segmentation::{TcpV4, TcpV4Ecn, UdpV4};
-        let kinds = [None, Some(TcpV4), Some(TcpV4Ecn), Some(UdpV4)];
+        use Segmentation::{Tcp, TcpEcn, Udp};
+        let kinds = [None, Some(Tcp), Some(TcpEcn), Some(Udp)];
         let offload = Offload {
             checksum: has_checksum.then_some(PartialChecksum { start, field }),
             segments: kinds[kind].map(|kind| Segments { kind, size }),
@@ -365,15 +405,15 @@ proptest! {
         let l2 = if has_ethernet { 14 } else { 0 };
         let packet = tcp_packet(0x18, &[], &data(10));
         let header = vnet::encode(offload, l2, &packet);
-        prop_assert_eq!(vnet::decode(&header, l2), offload);
+        prop_assert_eq!(vnet::decode(&header, l2, &packet), offload);
         let headers = u16::from_ne_bytes([header[2], header[3]]);
         prop_assert_eq!(headers, if kind == 0 { 0 } else { l2 + 20 + 32 });
     }
 
     /// Any header is read, and none makes what is read longer or shorter than it can be.
     #[test]
-    fn any_virtio_net_header_is_read(header: [u8; vnet::LEN], l2 in 0_u16..20) {
-        let offload = vnet::decode(&header, l2);
+    fn any_virtio_net_header_is_read(header: [u8; vnet::LEN], l2 in 0_u16..20, version in 0_u8..16) {
+        let offload = vnet::decode(&header, l2, &[version << 4]);
         if let Some(partial) = offload.checksum {
             prop_assert!(partial.start <= u16::MAX - l2);
         }

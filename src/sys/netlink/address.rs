@@ -3,16 +3,19 @@
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 
 use super::error::Result;
-use super::{Family, LinkIndex, Netlink};
+use super::{LinkIndex, Netlink, number};
+use crate::wire::Family;
 
 impl Netlink {
-    /// Gives `address` to a link; its host bits are the address, its length the subnet's.
+    /// Gives `address` to a link; its host bits are the address, its length the subnet's. One of IPv6 can be used at once:
+    /// whether others on the link have it already is not asked (`IFA_F_NODAD`).
     ///
     /// # Errors
-    /// [`super::ErrorKind::Exists`], [`super::ErrorKind::NoDevice`].
+    /// [`super::ErrorKind::Exists`], [`super::ErrorKind::NoDevice`]. Of IPv6: [`super::ErrorKind::Unsupported`] where the kernel
+    /// has none, [`super::ErrorKind::NotPermitted`] where it is switched off for the link (`disable_ipv6`).
     pub fn add_address(&mut self, dev: LinkIndex, address: IpNet) -> Result<()> {
         let message = RouteNetlinkMessage::NewAddress(message(dev, address));
         self.change(message, NLM_F_CREATE | NLM_F_EXCL)
@@ -43,12 +46,15 @@ impl Netlink {
 
 fn message(dev: LinkIndex, address: IpNet) -> AddressMessage {
     let mut message = AddressMessage::default();
-    message.header.family = Family::of(address.addr()).wire();
+    message.header.family = number(Family::of(address.addr()));
     message.header.prefix_len = address.prefix_len();
     message.header.index = dev.0;
     // IPv4 has a local and a peer address, the same on everything but point-to-point links.
     message.attributes.push(AddressAttribute::Address(address.addr()));
     message.attributes.push(AddressAttribute::Local(address.addr()));
+    if address.addr().is_ipv6() {
+        message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+    }
     message
 }
 

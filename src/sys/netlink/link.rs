@@ -62,6 +62,9 @@ pub struct Link {
     pub is_ethernet: bool,
     /// IP MTU, bytes.
     pub mtu: u32,
+    /// What IPv6 sends at most, bytes: less than `mtu` where a router or somebody else says so. `None` where the link has no
+    /// IPv6: the kernel has none, or `mtu` is less than 1280.
+    pub mtu_v6: Option<u32>,
     /// Administratively up (`IFF_UP`).
     pub up: bool,
     /// Up and with a carrier (`IFF_RUNNING`).
@@ -98,6 +101,9 @@ pub enum LinkChange {
     /// No IPv6 link-local address by itself (`addr_gen_mode none`), so no router solicitations either.
     /// Refused where the kernel has no IPv6.
     NoLinkLocal,
+    /// An IPv6 link-local address by itself, made from the Ethernet address when the link comes up (`addr_gen_mode eui64`).
+    /// Refused where the kernel has no IPv6.
+    LinkLocal,
     /// Remark, up to 255 bytes; none when empty.
     Alias(String),
 }
@@ -314,13 +320,14 @@ fn apply(message: &mut LinkMessage, change: &LinkChange) {
         LinkChange::TxQueueLen(packets) => LinkAttribute::TxQueueLen(*packets),
         LinkChange::GsoMaxSize(bytes) => LinkAttribute::GsoMaxSize(*bytes),
         LinkChange::Alias(alias) => LinkAttribute::IfAlias(alias.clone()),
-        LinkChange::NoLinkLocal => {
-            LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(
-                In6AddrGenMode::None,
-            )])])
-        }
+        LinkChange::NoLinkLocal => addresses_by(In6AddrGenMode::None),
+        LinkChange::LinkLocal => addresses_by(In6AddrGenMode::Eui64),
     };
     message.attributes.push(attribute);
+}
+
+fn addresses_by(mode: In6AddrGenMode) -> LinkAttribute {
+    LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(mode)])])
 }
 
 pub(super) fn link_of(answer: RouteNetlinkMessage) -> Option<Link> {
@@ -331,6 +338,7 @@ pub(super) fn link_of(answer: RouteNetlinkMessage) -> Option<Link> {
         mac: None,
         is_ethernet: message.header.link_layer_type == LinkLayerType::Ether,
         mtu: 0,
+        mtu_v6: None,
         up: message.header.flags.contains(LinkFlags::Up),
         running: message.header.flags.contains(LinkFlags::Running),
         kind: None,
@@ -342,6 +350,7 @@ pub(super) fn link_of(answer: RouteNetlinkMessage) -> Option<Link> {
             LinkAttribute::IfName(name) => link.name = name,
             LinkAttribute::Address(octets) => link.mac = octets.try_into().ok().map(MacAddr),
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+            LinkAttribute::AfSpecUnspec(families) => link.mtu_v6 = families.iter().find_map(mtu_v6_of),
             LinkAttribute::Link(index) => link.link = Some(LinkIndex(index)),
             LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
             LinkAttribute::LinkInfo(infos) => {
@@ -354,4 +363,12 @@ pub(super) fn link_of(answer: RouteNetlinkMessage) -> Option<Link> {
         }
     }
     Some(link)
+}
+
+fn mtu_v6_of(family: &AfSpecUnspec) -> Option<u32> {
+    let AfSpecUnspec::Inet6(attributes) = family else { return None };
+    attributes.iter().find_map(|attribute| match attribute {
+        AfSpecInet6::DevConf(settings) => u32::try_from(settings.mtu6).ok(),
+        _ => None,
+    })
 }

@@ -14,7 +14,6 @@ mod qdisc;
 mod route;
 mod rule;
 
-use std::net::IpAddr;
 use std::os::fd::{FromRawFd, IntoRawFd};
 
 use netlink_packet_core::{
@@ -24,6 +23,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
 use super::door::{self, Wanted};
+use crate::wire::Family;
 use error::{Cause, Result};
 pub use error::{ErrorKind, NetlinkError};
 pub use link::{Link, LinkChange, LinkId, LinkIndex, VethEnd, Vxlan};
@@ -41,26 +41,11 @@ const RECEIVE_BUFFER: usize = 64 << 10;
 /// A list is asked for so often; after that an answer with a hole is better than none.
 const DUMP_TRIES: usize = 4;
 
-/// An address family.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Family {
-    /// IPv4.
-    V4,
-    /// IPv6.
-    V6,
-}
-
-impl Family {
-    /// The family of an address.
-    pub fn of(address: IpAddr) -> Self {
-        if address.is_ipv4() { Self::V4 } else { Self::V6 }
-    }
-
-    fn wire(self) -> AddressFamily {
-        match self {
-            Self::V4 => AddressFamily::Inet,
-            Self::V6 => AddressFamily::Inet6,
-        }
+/// A family's number in netlink's messages.
+fn number(family: Family) -> AddressFamily {
+    match family {
+        Family::V4 => AddressFamily::Inet,
+        Family::V6 => AddressFamily::Inet6,
     }
 }
 

@@ -20,7 +20,7 @@ pub enum Topic {
     Addresses,
     /// Entries of the neighbour tables, of both families.
     Neighbours,
-    /// What leads where: IPv4 routes and rules.
+    /// What leads where: routes and rules of both families.
     Paths,
 }
 
@@ -31,7 +31,12 @@ impl Topic {
             Topic::Links => &[libc::RTNLGRP_LINK],
             Topic::Addresses => &[libc::RTNLGRP_IPV4_IFADDR, libc::RTNLGRP_IPV6_IFADDR],
             Topic::Neighbours => &[libc::RTNLGRP_NEIGH],
-            Topic::Paths => &[libc::RTNLGRP_IPV4_ROUTE, libc::RTNLGRP_IPV4_RULE],
+            Topic::Paths => &[
+                libc::RTNLGRP_IPV4_ROUTE,
+                libc::RTNLGRP_IPV4_RULE,
+                libc::RTNLGRP_IPV6_ROUTE,
+                libc::RTNLGRP_IPV6_RULE,
+            ],
         }
     }
 }

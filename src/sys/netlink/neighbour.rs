@@ -9,8 +9,8 @@ use netlink_packet_route::neighbour::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::error::Result;
-use super::{Family, LinkIndex, Netlink};
-use crate::wire::MacAddr;
+use super::{LinkIndex, Netlink, number};
+use crate::wire::{Family, MacAddr};
 
 /// An entry of the neighbour table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,7 +31,7 @@ impl Netlink {
     /// # Errors
     /// [`super::ErrorKind::NoDevice`].
     pub fn set_neighbour(&mut self, dev: LinkIndex, address: IpAddr, mac: MacAddr) -> Result<()> {
-        let mut message = message(Family::of(address).wire(), dev, NeighbourState::Permanent);
+        let mut message = message(number(Family::of(address)), dev, NeighbourState::Permanent);
         message.attributes.push(NeighbourAttribute::Destination(wire_address(address)));
         message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()));
         self.change(RouteNetlinkMessage::NewNeighbour(message), NLM_F_CREATE | NLM_F_REPLACE).map_err(
@@ -45,7 +45,7 @@ impl Netlink {
     /// # Errors
     /// [`super::ErrorKind::NotFound`].
     pub fn use_neighbour(&mut self, dev: LinkIndex, address: IpAddr) -> Result<()> {
-        let mut message = message(Family::of(address).wire(), dev, NeighbourState::None);
+        let mut message = message(number(Family::of(address)), dev, NeighbourState::None);
         message.header.flags = NeighbourFlags::Use;
         message.attributes.push(NeighbourAttribute::Destination(wire_address(address)));
         self.change(RouteNetlinkMessage::NewNeighbour(message), 0)
@@ -57,7 +57,7 @@ impl Netlink {
     /// # Errors
     /// [`super::ErrorKind::NotFound`].
     pub fn delete_neighbour(&mut self, dev: LinkIndex, address: IpAddr) -> Result<()> {
-        let mut message = message(Family::of(address).wire(), dev, NeighbourState::None);
+        let mut message = message(number(Family::of(address)), dev, NeighbourState::None);
         message.attributes.push(NeighbourAttribute::Destination(wire_address(address)));
         self.change(RouteNetlinkMessage::DelNeighbour(message), 0)
             .map_err(|cause| cause.during(format!("delete neighbour {address} dev {}", self.name_of(dev))))
@@ -69,7 +69,7 @@ impl Netlink {
     /// What the kernel answers; needs no privilege.
     pub fn neighbours(&mut self, family: Family) -> Result<Vec<Neighbour>> {
         let mut message = NeighbourMessage::default();
-        message.header.family = family.wire();
+        message.header.family = number(family);
         let answers = self
             .dump(RouteNetlinkMessage::GetNeighbour(message))
             .map_err(|cause| cause.during("list neighbours"))?;

@@ -9,8 +9,9 @@ use netlink_packet_route::route::{
 };
 
 use super::error::{Cause, Result};
-use super::{Family, LinkId, LinkIndex, Netlink};
+use super::{LinkId, LinkIndex, Netlink, number};
 use crate::lpm::Prefix;
+use crate::wire::Family;
 
 /// What a route does with a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -130,7 +131,7 @@ pub struct NextHop {
     /// Link that they leave by.
     pub dev: LinkIndex,
     /// The gateway, or the address itself.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// IP MTU that was set for the path, or learned on it, bytes.
     pub mtu: Option<u32>,
 }
@@ -170,10 +171,12 @@ impl Netlink {
     /// What the kernel answers; needs no privilege.
     pub fn routes(&mut self, family: Family) -> Result<Vec<Route>> {
         let mut message = RouteMessage::default();
-        message.header.address_family = family.wire();
+        message.header.address_family = number(family);
         let answers =
             self.dump(RouteNetlinkMessage::GetRoute(message)).map_err(|cause| cause.during("list routes"))?;
-        Ok(answers.into_iter().filter_map(route_of).collect())
+        // A kernel without the family lists those that it has.
+        let routes = answers.into_iter().filter_map(route_of);
+        Ok(routes.filter(|route| Family::of(route.dst.addr()) == family).collect())
     }
 
     /// How the kernel reaches an address.
@@ -187,14 +190,13 @@ impl Netlink {
     }
 
     /// Who packets for an address go to next. `None` where they go nowhere, or more is done to them on the way:
-    /// delivery to this host, encapsulation, a gateway of IPv6.
+    /// delivery to this host, encapsulation, a gateway of the other family.
     ///
     /// # Errors
     /// [`super::ErrorKind::Unreachable`] without a route.
-    pub fn next_hop(&mut self, address: Ipv4Addr) -> Result<Option<NextHop>> {
-        let answers = self
-            .find_route(address.into())
-            .map_err(|cause| cause.during(format!("get route to {address}")))?;
+    pub fn next_hop(&mut self, address: IpAddr) -> Result<Option<NextHop>> {
+        let answers =
+            self.find_route(address).map_err(|cause| cause.during(format!("get route to {address}")))?;
         Ok(answers.iter().find_map(|answer| next_hop_of(answer, address)))
     }
 
@@ -202,9 +204,9 @@ impl Netlink {
     ///
     /// # Errors
     /// [`super::ErrorKind::Unreachable`] without a route.
-    pub fn lasting_path(&mut self, address: Ipv4Addr) -> Result<Option<LastingPath>> {
+    pub fn lasting_path(&mut self, address: IpAddr) -> Result<Option<LastingPath>> {
         let find = |netlink: &mut Self, flags| {
-            let answers = netlink.find_route_by(address.into(), flags);
+            let answers = netlink.find_route_by(address, flags);
             answers.map_err(|cause| cause.during(format!("get route to {address}")))
         };
         let answers = find(self, RouteFlags::empty())?;
@@ -228,7 +230,7 @@ impl Netlink {
     ) -> Result<Vec<RouteNetlinkMessage>, Cause> {
         let mut message = RouteMessage::default();
         message.header.flags = flags;
-        message.header.address_family = Family::of(address).wire();
+        message.header.address_family = number(Family::of(address));
         message.header.destination_prefix_length = if address.is_ipv4() { 32 } else { 128 };
         message.attributes.push(RouteAttribute::Destination(address.into()));
         self.get(RouteNetlinkMessage::GetRoute(message))
@@ -268,7 +270,7 @@ impl Netlink {
 fn message(route: &Route) -> RouteMessage {
     let mut message = RouteMessage::default();
     let header = &mut message.header;
-    header.address_family = Family::of(route.dst.addr()).wire();
+    header.address_family = number(Family::of(route.dst.addr()));
     header.destination_prefix_length = route.dst.prefix_len();
     // The header's table has 8 bits; larger numbers stand in the attribute alone.
     header.table = u8::try_from(route.table).unwrap_or(RouteHeader::RT_TABLE_UNSPEC);
@@ -346,7 +348,7 @@ fn route_of(answer: RouteNetlinkMessage) -> Option<Route> {
     Some(route)
 }
 
-fn next_hop_of(answer: &RouteNetlinkMessage, address: Ipv4Addr) -> Option<NextHop> {
+fn next_hop_of(answer: &RouteNetlinkMessage, address: IpAddr) -> Option<NextHop> {
     let RouteNetlinkMessage::NewRoute(message) = answer else { return None };
     if message.header.kind != RouteType::Unicast {
         return None;
@@ -355,11 +357,8 @@ fn next_hop_of(answer: &RouteNetlinkMessage, address: Ipv4Addr) -> Option<NextHo
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Oif(index) => dev = Some(LinkIndex(*index)),
-            RouteAttribute::Gateway(RouteAddress::Inet(gateway)) => hop = *gateway,
-            RouteAttribute::Gateway(_)
-            | RouteAttribute::Via(_)
-            | RouteAttribute::EncapType(_)
-            | RouteAttribute::Encap(_) => return None,
+            RouteAttribute::Gateway(gateway) => hop = ip_of(gateway)?,
+            RouteAttribute::Via(_) | RouteAttribute::EncapType(_) | RouteAttribute::Encap(_) => return None,
             RouteAttribute::Metrics(metrics) => mtu = mtu_of(metrics),
             _ => {}
         }

@@ -7,7 +7,8 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 
 use super::error::Result;
-use super::{Family, Netlink};
+use super::{Netlink, number};
+use crate::wire::Family;
 
 /// "What comes in by `iif` is looked up in `table`."
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,7 +60,7 @@ impl Netlink {
     /// What the kernel answers; needs no privilege.
     pub fn rules(&mut self, family: Family) -> Result<Vec<Rule>> {
         let mut message = RuleMessage::default();
-        message.header.family = family.wire();
+        message.header.family = number(family);
         let answers =
             self.dump(RouteNetlinkMessage::GetRule(message)).map_err(|cause| cause.during("list rules"))?;
         Ok(answers.into_iter().filter_map(|answer| rule_of(answer, family)).collect())
@@ -68,7 +69,7 @@ impl Netlink {
 
 fn message(rule: &Rule) -> RuleMessage {
     let mut message = RuleMessage::default();
-    message.header.family = rule.family.wire();
+    message.header.family = number(rule.family);
     message.header.action = RuleAction::ToTable;
     // As for routes: the header's table has 8 bits, the attribute has them all.
     message.header.table = u8::try_from(rule.table).unwrap_or(0);

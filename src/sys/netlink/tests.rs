@@ -1,12 +1,12 @@
 //! Against the running kernel, in namespaces that the tests make.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 
 use super::*;
 use crate::lpm::Prefix;
 use crate::sys::netns::Netns;
-use crate::wire::MacAddr;
+use crate::wire::{Family, MacAddr};
 
 const MAC_A: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xa]);
 const MAC_B: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xb]);
@@ -94,7 +94,7 @@ fn a_link_moves_to_another_namespace() {
 
 #[test]
 fn addresses_come_and_go() {
-    let (_netns, mut netlink) = bed();
+    let (netns, mut netlink) = bed();
     let dev = ready(&mut netlink, "d0", "192.168.77.1/24");
     let v6 = "fd00::1/64".parse().unwrap();
     netlink.add_address(dev, v6).unwrap();
@@ -105,6 +105,8 @@ fn addresses_come_and_go() {
             .collect()
     };
     assert_eq!(mine(&mut netlink), ["192.168.77.1/24", "fd00::1/64"]);
+    let at_once = netns.run(|| std::net::UdpSocket::bind("[fd00::1]:0").map(drop)).unwrap();
+    at_once.expect("no wait for an answer of somebody who has it already");
     assert_eq!(netlink.add_address(dev, v6).unwrap_err().kind, ErrorKind::Exists);
     netlink.delete_address(dev, v6).unwrap();
     assert_eq!(mine(&mut netlink), ["192.168.77.1/24"]);
@@ -138,6 +140,75 @@ fn a_route_is_read_back_as_it_was_written() {
         netlink.delete_route(route).unwrap();
         assert!(!netlink.routes(Family::V4).unwrap().contains(route), "{route:?}");
         assert_eq!(netlink.delete_route(route).unwrap_err().kind, ErrorKind::NotFound);
+    }
+}
+
+/// The kernel gives IPv6 routes a metric, and those to nowhere a link.
+#[test]
+fn routes_of_ipv6_come_and_go() {
+    let (_netns, mut netlink) = bed();
+    let dev = ready(&mut netlink, "d0", "fd00::1/64");
+    let lo = netlink.link("lo").unwrap().index;
+    let metric = Some(1024);
+    let pool = "fd10:65::/48".parse().unwrap();
+    let gateway =
+        Route { via: Some("fe80::ecee:eeff:feee:eeee".parse().unwrap()), ..Route::default_of(Family::V6) };
+    let gateway = Route { dev: Some(dev), metric, ..gateway };
+    let source = Some("fd00::1".parse().unwrap());
+    let by_link = Route { dev: Some(dev), prefsrc: source, protocol: 80, mtu: Some(1400), ..Route::to(pool) };
+    let by_link = Route { metric, ..by_link };
+    let hole = Route { kind: RouteKind::Blackhole, table: 4789, protocol: 80, ..Route::to(pool) };
+    let as_read = Route { dev: Some(lo), metric, ..hole.clone() };
+    for (route, as_read) in [(&gateway, &gateway), (&by_link, &by_link), (&hole, &as_read)] {
+        netlink.add_route(route).unwrap();
+        let routes = netlink.routes(Family::V6).unwrap();
+        assert!(routes.contains(as_read), "{as_read:?} {routes:?}");
+        assert_eq!(netlink.add_route(route).unwrap_err().kind, ErrorKind::Exists);
+        netlink.replace_route(route).unwrap();
+        let count = |routes: &[Route]| routes.iter().filter(|found| found == &as_read).count();
+        assert_eq!(count(&netlink.routes(Family::V6).unwrap()), 1);
+        netlink.delete_route(route).unwrap();
+        assert_eq!(count(&netlink.routes(Family::V6).unwrap()), 0);
+        assert_eq!(netlink.delete_route(route).unwrap_err().kind, ErrorKind::NotFound);
+    }
+}
+
+#[test]
+fn a_link_without_room_for_ipv6_has_none() {
+    let (_netns, mut netlink) = bed();
+    let dev = ready(&mut netlink, "d0", "192.168.77.1/24");
+    assert_eq!(netlink.link(dev).unwrap().mtu_v6, Some(1500));
+    netlink.set_link(dev, &[LinkChange::Mtu(1279)]).unwrap();
+    assert_eq!(netlink.link(dev).unwrap().mtu_v6, None);
+    assert!(netlink.add_address(dev, "fd00::1/128".parse().unwrap()).is_err());
+}
+
+/// The kernel does some things for IPv6 a while after it was told to: whether this is so within five seconds.
+fn soon(mut is: impl FnMut() -> bool) -> bool {
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(5);
+    while !is() {
+        if std::time::Instant::now() > until {
+            return false;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    true
+}
+
+#[test]
+fn a_link_local_address_comes_with_the_link_or_does_not() {
+    for (change, expected) in [(LinkChange::LinkLocal, true), (LinkChange::NoLinkLocal, false)] {
+        let (_netns, mut netlink) = bed();
+        pair(&mut netlink, "d0");
+        netlink.set_link("peer0", &[change.clone(), LinkChange::Mac(MAC_A), LinkChange::Up]).unwrap();
+        netlink.set_link("d0", &[LinkChange::NoLinkLocal, LinkChange::Up]).unwrap();
+        let wanted: IpAddr = "fe80::ff:fe00:a".parse().unwrap();
+        let mut is_there = || netlink.addresses().unwrap().iter().any(|(_, net)| net.addr() == wanted);
+        match expected {
+            true => assert!(soon(is_there), "{change:?}"),
+            // What would come is not waited for: it comes a while after.
+            false => assert!(!is_there(), "{change:?}"),
+        }
     }
 }
 
@@ -190,19 +261,38 @@ fn the_path_to_an_address() {
 fn a_next_hop_is_where_packets_go_as_they_are() {
     let (_netns, mut netlink) = bed();
     let dev = ready(&mut netlink, "d0", "192.168.77.1/24");
-    let at = |last: u8| Ipv4Addr::new(192, 168, 77, last);
-    let far = Ipv4Addr::new(10, 9, 9, 9);
+    let at = |last: u8| IpAddr::from([192, 168, 77, last]);
+    let far = IpAddr::from([10, 9, 9, 9]);
     assert_eq!(netlink.next_hop(far).unwrap_err().kind, ErrorKind::Unreachable);
     assert_eq!(netlink.next_hop(at(1)).unwrap(), None, "this host itself");
     assert_eq!(netlink.next_hop(at(255)).unwrap(), None, "everybody");
     assert_eq!(netlink.next_hop(at(9)).unwrap(), Some(NextHop { dev, address: at(9), mtu: None }));
-    let via = Some(at(2).into());
+    let via = Some(at(2));
     let route = Route { via, mtu: Some(1300), ..Route::to("10.9.0.0/16".parse().unwrap()) };
     netlink.add_route(&route).unwrap();
     assert_eq!(netlink.next_hop(far).unwrap(), Some(NextHop { dev, address: at(2), mtu: Some(1300) }));
     let route = Route { kind: RouteKind::Blackhole, ..Route::to("10.9.9.0/24".parse().unwrap()) };
     netlink.add_route(&route).unwrap();
     assert!(netlink.next_hop(far).is_err());
+}
+
+#[test]
+fn next_hops_and_lasting_paths_of_ipv6() {
+    let (_netns, mut netlink) = bed();
+    let dev = ready(&mut netlink, "d0", "fd00::1/64");
+    let at = |text: &str| -> IpAddr { text.parse().unwrap() };
+    let far = at("fd09::9");
+    assert_eq!(netlink.next_hop(far).unwrap_err().kind, ErrorKind::Unreachable);
+    assert!(soon(|| netlink.next_hop(at("fd00::1")).unwrap().is_none()), "this host itself");
+    let near = at("fd00::9");
+    assert_eq!(netlink.next_hop(near).unwrap(), Some(NextHop { dev, address: near, mtu: None }));
+    assert_eq!(netlink.lasting_path(near).unwrap(), Some(LastingPath { dev, mtu: None }));
+    let via = at("fe80::2");
+    let route =
+        Route { via: Some(via), dev: Some(dev), mtu: Some(1300), ..Route::to("fd09::/64".parse().unwrap()) };
+    netlink.add_route(&route).unwrap();
+    assert_eq!(netlink.next_hop(far).unwrap(), Some(NextHop { dev, address: via, mtu: Some(1300) }));
+    assert_eq!(netlink.lasting_path(far).unwrap(), Some(LastingPath { dev, mtu: Some(1300) }));
 }
 
 /// The changes that come until one is among them that was waited for.
@@ -230,6 +320,22 @@ fn a_monitor_tells_of_neighbours_routes_and_links() {
     netlink.add_route(&Route { dev: Some(dev), ..Route::to("10.9.0.0/16".parse().unwrap()) }).unwrap();
     told(&mut monitor, |change| *change == Change::Other);
     netlink.set_link(dev, &[LinkChange::Down]).unwrap();
+    told(&mut monitor, |change| *change == Change::Other);
+}
+
+#[test]
+fn a_monitor_tells_of_both_families() {
+    let (netns, mut netlink) = bed();
+    let dev = ready(&mut netlink, "d0", "fd00::1/64");
+    let mut monitor = netns.run(|| Monitor::open(&[Topic::Neighbours, Topic::Paths])).unwrap().unwrap();
+    let address: IpAddr = "fe80::2".parse().unwrap();
+    netlink.set_neighbour(dev, address, MAC_B).unwrap();
+    let neighbour = Neighbour { address, mac: Some(MAC_B), dev, state: NeighbourState::Permanent };
+    assert_eq!(told(&mut monitor, |change| *change != Change::Other), Change::Neighbour(neighbour));
+    netlink.add_route(&Route { dev: Some(dev), ..Route::to("fd01::/64".parse().unwrap()) }).unwrap();
+    told(&mut monitor, |change| *change == Change::Other);
+    let rule = Rule { family: Family::V6, iif: None, table: 1001, priority: 90, protocol: 80 };
+    netlink.add_rule(&rule).unwrap();
     told(&mut monitor, |change| *change == Change::Other);
 }
 
@@ -278,14 +384,16 @@ fn neighbours_and_vxlan_forwarding_entries() {
 #[test]
 fn rules_come_and_go() {
     let (_netns, mut netlink) = bed();
-    let rule =
-        Rule { family: Family::V4, iif: Some("cali123".into()), table: 1001, priority: 90, protocol: 80 };
-    netlink.add_rule(&rule).unwrap();
-    assert_eq!(netlink.add_rule(&rule).unwrap_err().kind, ErrorKind::Exists);
-    assert!(netlink.rules(Family::V4).unwrap().contains(&rule));
-    netlink.delete_rule(&rule).unwrap();
-    assert!(!netlink.rules(Family::V4).unwrap().contains(&rule));
-    assert_eq!(netlink.delete_rule(&rule).unwrap_err().kind, ErrorKind::NotFound);
+    for family in Family::ALL {
+        let rule = Rule { family, iif: Some("cali123".into()), table: 1001, priority: 90, protocol: 80 };
+        netlink.add_rule(&rule).unwrap();
+        assert_eq!(netlink.add_rule(&rule).unwrap_err().kind, ErrorKind::Exists);
+        assert!(netlink.rules(family).unwrap().contains(&rule));
+        assert!(!netlink.rules(family.other()).unwrap().iter().any(|other| other.table == rule.table));
+        netlink.delete_rule(&rule).unwrap();
+        assert!(!netlink.rules(family).unwrap().contains(&rule));
+        assert_eq!(netlink.delete_rule(&rule).unwrap_err().kind, ErrorKind::NotFound);
+    }
 }
 
 #[test]

@@ -2,6 +2,8 @@
 //! again byte by byte, and the edits in place that turn one side of a vector into the other. Which packets
 //! the engine takes and where it sends them is not seen here.
 
+mod ipv6;
+
 use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
@@ -17,14 +19,24 @@ struct Vector {
 }
 
 fn vectors(file: &str) -> Vec<Vector> {
+    read(file, "ip")
+}
+
+/// `of` is what a file's vectors are: `ip` packets or `frame`s.
+fn read(file: &str, of: &str) -> Vec<Vector> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors").join(file);
     let text = fs::read_to_string(path).unwrap();
     let vectors = text.lines().map(|line| {
         let value: serde_json::Value = serde_json::from_str(line).unwrap();
         Vector {
             name: value["name"].as_str().unwrap().to_owned(),
-            given: hex(value["in_ip"].as_str().unwrap()),
-            made: value["out_ip"].as_array().unwrap().iter().map(|out| hex(out.as_str().unwrap())).collect(),
+            given: hex(value[format!("in_{of}")].as_str().unwrap()),
+            made: value[format!("out_{of}")]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|out| hex(out.as_str().unwrap()))
+                .collect(),
         }
     });
     vectors.collect()
