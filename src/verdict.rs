@@ -130,7 +130,7 @@ closed_list! {
         Vxlan "vxlan" "Into a VXLAN tunnel.",
         Direct "direct" "To a peer as next hop, without encapsulation.",
         Host "host" "To this node's kernel.",
-        ArpReply "arp_reply" "Answered: an ARP request or a neighbour solicitation turned into its reply.",
+        NeighborReply "neighbor_reply" "Answered: an ARP request or a neighbour solicitation turned into its reply.",
     }
 }
 

@@ -22,7 +22,7 @@ use margay::io::udp::UdpPort;
 use margay::io::{BATCH, FRAMES, Port};
 use margay::sys::netlink::{LinkChange, Netlink};
 use margay::sys::netns::Netns;
-use margay::sys::socket::{self, ZeroChecksums};
+use margay::sys::socket;
 use margay::sys::tun::{self, Interface, Layer};
 use margay::verdict::{DropReason, Sent};
 use margay::wire::ip::Family;
@@ -105,7 +105,7 @@ fn no_path_allocates() {
             Path::WorkloadToDirect => tally.sent[Sent::Direct.index()],
             Path::WorkloadToHost => tally.sent[Sent::Host.index()],
             Path::WorkloadDropped => tally.dropped[DropReason::SourceNotOwned.index()],
-            Path::Arp => tally.sent[Sent::ArpReply.index()],
+            Path::Arp => tally.sent[Sent::NeighborReply.index()],
             _ => tally.sent[Sent::Workload.index()],
         };
         assert_eq!((outcome, tally.input), (all, all), "{path:?}: not the path that it should be");
@@ -203,7 +203,7 @@ fn through_the_kernels_ports(inner: Family, outer: Family) {
         Family::V4 => SocketAddr::from(([127, 0, 0, 1], 4789)),
         Family::V6 => SocketAddr::from((Ipv6Addr::LOCALHOST, 4789)),
     };
-    let receiver = socket::vxlan_receiver(local, ZeroChecksums::Refused).unwrap();
+    let receiver = socket::vxlan_receiver(local).unwrap();
     let sender = socket::vxlan_sender((local.ip(), 0).into()).unwrap();
     let mut tunnel = UdpPort::new(receiver, vec![sender], local.port());
     let Interface { mut queues, offloads } = tun::open("tap0", Layer::Tap, 1).unwrap();

@@ -4,7 +4,7 @@ mod lab;
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::Shutdown;
+use std::net::{IpAddr, Shutdown};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
@@ -14,7 +14,8 @@ use std::time::Duration;
 
 use lab::{NOBODY, build, margay, margay_for_all, reaches, start, until, until_ended};
 use margay::control::socket::Socket;
-use margay::testbed::{Lab, LabSpec, Mode, Ping, Workdir, ping};
+use margay::testbed::{Lab, LabSpec, Mode, Node, Ping, Workdir, ping};
+use margay::wire::Family;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -75,6 +76,51 @@ fn http(socket: &Path, method: &str, path: &str) -> (String, Value) {
     (head.lines().next().unwrap().to_owned(), serde_json::from_str(body).unwrap())
 }
 
+/// A peer on two underlays is one peer with two addresses and two tunnels.
+#[test]
+fn every_command_tells_of_both_families() {
+    let lab = start(LabSpec::dual(Mode::Vxlan), &["--workers", "2"]);
+    let socket = &socket_of(&lab, 0);
+    let [near, far] = [&lab.nodes[0], &lab.nodes[1]];
+    for family in Family::ALL {
+        reaches(&near.pods[0].netns, far.pods[0].address_of(family).unwrap(), "across");
+    }
+    let both = |addresses: [IpAddr; 2]| serde_json::json!(addresses.map(|address| address.to_string()));
+    let addresses = |node: &Node| both(Family::ALL.map(|family| node.underlay_of(family).unwrap().addr()));
+    let status = json(socket, &["status"]);
+    let underlays = status["underlays"].as_array().unwrap().iter().map(|own| own["address"].clone());
+    assert_eq!(Value::from_iter(underlays), addresses(near));
+    assert_eq!(status["endpoint_mtu"], 1430);
+
+    let endpoint = json(socket, &["get", "endpoints"])[0].clone();
+    assert_eq!(
+        endpoint["addresses"],
+        both(Family::ALL.map(|family| near.pods[0].address_of(family).unwrap()))
+    );
+    let peer = || json(socket, &["get", "peers"])[0].clone();
+    until("the counts of both underlays", || {
+        let frames = |direction: &str| peer()[direction]["vxlan"]["frames"].as_u64();
+        frames("received") >= Some(6) && frames("sent") >= Some(6)
+    });
+    assert_eq!(json(socket, &["get", "peers"]).as_array().unwrap().len(), 1);
+    assert_eq!((&peer()["addresses"], &peer()["underlay_mtus"]), (&addresses(far), &[1500, 1500].into()));
+    let table = answer(socket, &["get", "peers"]);
+    assert!(table.contains("  1500 1500  "), "{table}");
+
+    let tunnels = json(socket, &["get", "tunnels"]);
+    let tunnels: Vec<(&Value, &Value, &Value)> = tunnels
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|tunnel| (&tunnel["local"], &tunnel["remote"], &tunnel["mtu"]))
+        .collect();
+    let ([local, remote], mtus) = ([addresses(near), addresses(far)], [1450.into(), 1430.into()]);
+    let expected: Vec<_> = (0..2).map(|index| (&local[index], &remote[index], &mtus[index])).collect();
+    assert_eq!(tunnels, expected);
+    let top = answer(socket, &["top", "--batch", "1"]);
+    assert_eq!(top.matches("node-b").count(), 1, "{top}");
+}
+
 /// One lab for all that only looks.
 #[test]
 fn every_command_tells_of_a_daemon_that_forwards() {
@@ -107,7 +153,7 @@ fn every_command_tells_of_a_daemon_that_forwards() {
     assert_eq!((&endpoints[0]["attached"], &endpoints[0]["mtu"]), (&true.into(), &1450.into()));
 
     let peers = json(socket, &["get", "peers"]);
-    assert_eq!((&peers[0]["name"], &peers[0]["underlay_mtu"]), (&"node-b".into(), &1500.into()));
+    assert_eq!((&peers[0]["name"], &peers[0]["underlay_mtus"]), (&"node-b".into(), &[1500].into()));
     assert_eq!(peers[0]["encapsulations"], serde_json::json!(["vxlan"]));
     // Three requests and their answers, and what else the pods' stacks say.
     let passed = |account: &Value, direction: &str, form: &str| account[direction][form]["frames"].as_u64();

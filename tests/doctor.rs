@@ -2,7 +2,7 @@
 
 mod lab;
 
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -96,14 +96,16 @@ fn nobody_has_vxlan_with_taps_and_is_told_what_the_others_lack() {
 #[test]
 fn whoever_has_the_port_is_named() {
     let netns = Netns::create().unwrap();
-    let socket = netns.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 4789))).unwrap().unwrap();
-    let said = Said::of(&mut doctor(&netns));
-    let (state, found, remedy) = said.facility("vxlan-port");
-    assert_eq!((said.code, state), (Some(1), "missing"));
-    assert!(found.contains(&format!("(process {})", std::process::id())), "{found}");
-    assert!(remedy.contains("vxlanPort"), "{remedy}");
-    assert_eq!(said.working(), ["ipip tap", "ipip veth", "none tap", "none veth"]);
-    drop(socket);
+    netns.netlink().unwrap().set_link("lo", &[LinkChange::Up]).unwrap();
+    for address in [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
+        let _socket = netns.run(|| UdpSocket::bind((address, 4789))).unwrap().unwrap();
+        let said = Said::of(&mut doctor(&netns));
+        let (state, found, remedy) = said.facility("vxlan-port");
+        assert_eq!((said.code, state), (Some(1), "missing"));
+        assert!(found.contains(&format!("(process {})", std::process::id())), "{found}");
+        assert!(remedy.contains("vxlanPort"), "{remedy}");
+        assert_eq!(said.working(), ["ipip tap", "ipip veth", "none tap", "none veth"]);
+    }
 
     let mut netlink = netns.netlink().unwrap();
     let dev = netlink.link("lo").unwrap().index;
@@ -116,6 +118,18 @@ fn whoever_has_the_port_is_named() {
     let said = Said::of(&mut doctor(&netns));
     let (state, found, _) = said.facility("vxlan-port");
     assert!(state == "missing" && found.contains("the kernel (vxlan device vxlan.calico)"), "{found}");
+}
+
+#[test]
+fn a_namespace_without_ipv6_is_told() {
+    let netns = Netns::create().unwrap();
+    let said = Said::of(&mut doctor(&netns));
+    assert_eq!(said.facility("ipv6").0, "works");
+    lab::sysctl(&netns, "net/ipv6/conf/all/disable_ipv6", "1");
+    let said = Said::of(&mut doctor(&netns));
+    let (state, found, remedy) = said.facility("ipv6");
+    assert_eq!((said.code, state, found), (Some(0), "missing", "net.ipv6.conf.all.disable_ipv6 = 1"));
+    assert!(remedy.contains("IPv4 alone"), "{remedy}");
 }
 
 #[test]

@@ -3,16 +3,17 @@
 
 mod lab;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use lab::{build, margay, reaches, start, sysctl, until};
 use margay::rib::Attach;
 use margay::sys::netlink::{LinkChange, NeighbourState, RouteKind};
+use margay::sys::socket;
 use margay::testbed::{
     Capture, Frame, Lab, LabSpec, Mode, NodeKind, Ping, Pod, Stack, Topology, ping, transfer, udp_echo,
 };
-use margay::wire::{Family, MacAddr};
+use margay::wire::{Family, MacAddr, udp};
 
 const MEGABYTE: u64 = 1_000_000;
 
@@ -247,6 +248,47 @@ fn the_nodes_kernel_is_kept_away() {
         let holes: Vec<_> = routes.iter().filter(|route| route.table == 4789).collect();
         assert_eq!(holes.len(), 1, "{family}");
         assert_eq!((holes[0].kind, holes[0].dst), (RouteKind::Blackhole, node.block_of(family).unwrap()));
+    }
+}
+
+/// RFC 6935 5, RFC 6936 4: what has no UDP checksum is dropped, unless the daemon was told to take it.
+#[test]
+fn vxlan_over_ipv6_without_checksum_is_taken_where_that_was_asked_for() {
+    for (arguments, taken) in [(&[][..], 1), (&["--udp6-zero-checksum"][..], 2)] {
+        // One worker has one socket: what was sent first is there first.
+        let lab = start(LabSpec::dual(Mode::Vxlan), &[&["--workers", "1"][..], arguments].concat());
+        let [a, b] = &lab.nodes;
+        let (near, far) = (&a.pods[0], &b.pods[0]);
+        let underlay = Capture::start(&b.netns, "eth0").unwrap();
+        answered(near, v6(far), "with checksums");
+        let frames = underlay.stop();
+        let is_request = |frame: &&Frame| {
+            wears(frame) == Some(Wears::VxlanOver(Family::V6)) && frame.bytes.get(124) == Some(&128)
+        };
+        let request = &frames.iter().find(is_request).expect("a request").bytes[14..];
+
+        let arrival = Capture::start(&far.netns, "eth0").unwrap();
+        let sender = a.netns.run(|| socket::raw_sender(Family::V6)).unwrap().unwrap();
+        let [from, to] = [a, b].map(|node| node.underlay_of(Family::V6).unwrap().addr());
+        let without = {
+            let mut packet = request.to_vec();
+            udp::write_checksum(&mut packet[40..], 0);
+            packet
+        };
+        let with = {
+            let mut packet = request.to_vec();
+            udp::fill_checksum(&mut packet[40..], from, to);
+            packet
+        };
+        for packet in [without, with] {
+            sender.send_to(&packet, &SocketAddr::new(to, 0).into()).unwrap();
+        }
+        answered(near, v6(far), "after them");
+        let arrived = arrival.stop();
+        let is_request = |frame: &&Frame| {
+            frame.bytes.get(12..14) == Some(&[0x86, 0xdd]) && frame.bytes.get(54) == Some(&128)
+        };
+        assert_eq!(arrived.iter().filter(is_request).count(), 3 + taken, "{arguments:?}");
     }
 }
 

@@ -26,6 +26,7 @@ use margay::resource::FelixConfiguration;
 use margay::sys::limits;
 use margay::sys::netlink::VethEnd;
 use margay::sys::netns::Netns;
+use margay::sys::socket::ZeroChecksums;
 use margay::testbed::{Lab, LabSpec, Mode, Ping, Pod, Workdir, ping};
 use nix::sys::signal;
 use serde_json::Value;
@@ -322,6 +323,7 @@ fn a_worker_that_panics() {
             icmp_sources: Vec::new(),
             ipip_offload: IpipOffload::Auto,
             felix: FelixConfiguration::of_environment(|_| None).unwrap(),
+            zero_checksums: ZeroChecksums::Refused,
             probe_path_mtu: false,
             floor: Ok(()),
         })

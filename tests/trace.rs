@@ -4,6 +4,7 @@ mod lab;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{IpAddr, Ipv6Addr};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -15,7 +16,8 @@ use margay::agent::capture::Trace;
 use margay::control::client::Client;
 use margay::rib::Attach;
 use margay::sys::netlink::LinkChange;
-use margay::testbed::{Capture, Lab, LabSpec, Mode, Ping, ping};
+use margay::testbed::{Capture, Frame, Lab, LabSpec, Mode, Ping, Stack, ping};
+use margay::wire::Family;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -114,6 +116,81 @@ fn both_nodes_tell_of_a_packet_that_is_sent_or_considered() {
         let injected = |packet: &&Packet| packet.payload.get(..4) == Some(&[0xbb, 0x12, 0x12, 0x67]);
         assert_eq!(arrived.iter().filter(injected).count(), 2, "considered once, sent twice");
     }
+}
+
+/// IPv6 as IPv4: every probe, over every way that IPv6 has.
+#[test]
+fn both_nodes_tell_of_an_ipv6_packet() {
+    for (mode, underlay, out) in [
+        (Mode::Vxlan, Stack::Dual, "vxlan"),
+        (Mode::Vxlan, Stack::V4, "vxlan"),
+        (Mode::None, Stack::Dual, "direct"),
+    ] {
+        let lab = start(LabSpec { underlay, ..LabSpec::dual(mode) }, &[]);
+        let [a, b] = &lab.nodes;
+        let (pod, there) = (&a.pods[0], &b.pods[0]);
+        let [from, to] = [pod, there].map(|pod| pod.address_of(Family::V6).unwrap());
+        reaches(&pod.netns, to, "before the trace: all MACs are known");
+        let over = if underlay == Stack::V4 { Family::V4 } else { Family::V6 };
+        let [near, far_end] = [a, b].map(|node| node.underlay_of(over).unwrap().addr());
+        let [encapsulated, decapsulated] = ["encapsulation", "decapsulation"].map(|step| match out {
+            "vxlan" => format!("{step}: VXLAN (UDP port 4789, VNI 4096) from {near} to {far_end}"),
+            _ => String::new(),
+        });
+        let received = if out == "direct" { "underlay" } else { out };
+        let (name, other) = (format!("default/{}", pod.name), format!("default/{}", there.name));
+        let arrival = Capture::start(&there.netns, "eth0").unwrap();
+        for (probe, seen) in [
+            (&["--tcp", "4711"][..], format!("{from}.47890 > {to}.4711: TCP [S]")),
+            (&["--udp", "4711"], format!("{from}.47890 > {to}.4711: UDP")),
+            (&["--icmp"], format!("{from} > {to}: ICMPv6 echo request")),
+        ] {
+            for send in [&["--send"][..], &[]] {
+                let to = to.to_string();
+                let told = told(&far(&lab, &socket(&lab, 1), &[&["--to", &to][..], probe, send].concat()));
+                let end = if send.is_empty() { "Nothing was sent: each node" } else { "really sent" };
+                in_order(
+                    &told,
+                    &[
+                        "node-a:\n",
+                        &format!("{name} in: "),
+                        &seen,
+                        &format!("antispoof: {from} may be sent by {name}"),
+                        &format!("lookup: {to} is in {}", b.block_of(Family::V6).unwrap()),
+                        &format!("\n{out} out: "),
+                        &seen,
+                        &encapsulated,
+                        "\nnode-b:\n",
+                        &format!("{received} in: "),
+                        &seen,
+                        &format!(" bytes at {received} from node node-a"),
+                        &decapsulated,
+                        &format!("antispoof: {from} "),
+                        &format!("lookup: {to} is in {to}/128: endpoint "),
+                        &format!("verdict: to {other}"),
+                        &format!("\n{other} out: "),
+                        &seen,
+                        end,
+                    ],
+                );
+            }
+        }
+        let injected = |frame: &&Frame| {
+            let is_from_it = frame.bytes.get(12..14) == Some(&[0x86, 0xdd])
+                && IpAddr::from(<[u8; 16]>::try_from(&frame.bytes[22..38]).unwrap()) == from;
+            is_from_it && frame.bytes.windows(2).any(|pair| pair == 47_890_u16.to_be_bytes())
+        };
+        assert_eq!(arrival.stop().iter().filter(injected).count(), 3, "considered thrice, sent thrice");
+    }
+}
+
+#[test]
+fn an_address_of_the_family_is_needed() {
+    let lab = start(LabSpec::new(Mode::Vxlan), &[]);
+    let output = far(&lab, &socket(&lab, 1), &["--to", "fd10:65::42"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let error = text(&output.stderr);
+    assert!(error.contains("default/pod-a1 has no IPv6 address"), "{error}");
 }
 
 /// It is shown waiting, the question is the node's own, and it is shown when it goes.
@@ -268,10 +345,22 @@ fn what_would_not_arrive_is_refused_with_the_reason() {
         }
         packet.iter().map(|byte| format!("{byte:02x}")).collect::<String>()
     };
+    let header_v6 = || {
+        let mut packet = Vec::new();
+        let [from, to] = ["fd10:77::1", "fd10:77::9"].map(|address| address.parse::<Ipv6Addr>().unwrap());
+        PacketBuilder::ipv6(from.octets(), to.octets(), 64)
+            .udp(1, 4789)
+            .write(&mut packet, &[0; 60])
+            .unwrap();
+        packet.iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+    };
     for (interface, packet, why) in [
         ("vxlan", "4".into(), "not in hexadecimal digits"),
         ("vxlan", "450g".into(), "not in hexadecimal digits"),
         ("vxlan", "4500".into(), "no IPv4 packet"),
+        ("vxlan", "6500".into(), "no IPv6 packet"),
+        ("vxlan", "0000".into(), "no IP packet"),
+        ("vxlan", header_v6(), "it goes to fd10:77::9, but node-b has no IPv6 address"),
         ("vxlan", header(17, [192, 168, 77, 9]), "it goes to 192.168.77.9, but node-b has 192.168.77.2"),
         ("vxlan", header(17, [192, 168, 77, 2]), "it goes to UDP port 8472, but node-b takes VXLAN at 4789"),
         ("vxlan", header(6, [192, 168, 77, 2]), "no datagram"),

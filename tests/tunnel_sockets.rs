@@ -68,8 +68,8 @@ fn send(packet: &[u8], to: impl Into<IpAddr>) {
     assert_eq!(sent, packet.len());
 }
 
-fn vxlan(local: IpAddr, zero_checksums: ZeroChecksums) -> Socket {
-    socket::vxlan_receiver(SocketAddr::new(local, VXLAN), zero_checksums).unwrap()
+fn vxlan(local: IpAddr) -> Socket {
+    socket::vxlan_receiver(SocketAddr::new(local, VXLAN)).unwrap()
 }
 
 /// What a socket has: over a loopback it is there as soon as it was sent.
@@ -87,7 +87,7 @@ fn received(socket: &Socket) -> Option<Vec<u8>> {
 #[test]
 fn v3_v4_v5_the_kernel_drops_datagrams_that_do_not_fit() {
     on_loopback(|| {
-        let socket = vxlan(THERE.into(), ZeroChecksums::Refused);
+        let socket = vxlan(THERE.into());
         let data = [7; 30];
         let try_it = |port, len, checksum| {
             send(&datagram(THERE, port, len, checksum, &data), THERE);
@@ -144,15 +144,17 @@ fn ip_v6(next_header: Protocol, payload: &[u8]) -> Vec<u8> {
 #[test]
 fn over_ipv6_the_kernel_drops_datagrams_without_checksum_unless_told() {
     on_loopback(|| {
-        for accepts in [ZeroChecksums::Refused, ZeroChecksums::Accepted] {
-            let socket = vxlan(LOOPBACK_V6.into(), accepts);
+        let socket = vxlan(LOOPBACK_V6.into());
+        // A socket that goes from one daemon to another may be told anew.
+        for told in [None, Some(ZeroChecksums::Accepted), Some(ZeroChecksums::Refused)] {
+            told.into_iter().for_each(|told| socket::set_zero_checksums(&socket, told).unwrap());
             let data = [7; 30];
             let try_it = |port, checksum| {
                 send(&datagram_v6(port, checksum, &data), LOOPBACK_V6);
                 received(&socket)
             };
             assert_eq!(try_it(VXLAN, None).as_deref(), Some(&data[..]), "a right checksum");
-            let without = (accepts == ZeroChecksums::Accepted).then_some(&data[..]);
+            let without = (told == Some(ZeroChecksums::Accepted)).then_some(&data[..]);
             assert_eq!(try_it(VXLAN, Some(0)).as_deref(), without, "none");
             assert_eq!(try_it(VXLAN, Some(1)), None, "a wrong one");
             assert_eq!(try_it(4788, None), None, "another port");
@@ -164,8 +166,8 @@ fn over_ipv6_the_kernel_drops_datagrams_without_checksum_unless_told() {
 #[test]
 fn a_socket_of_ipv6_takes_no_ipv4() {
     on_loopback(|| {
-        let v6 = vxlan(Ipv6Addr::UNSPECIFIED.into(), ZeroChecksums::Refused);
-        let v4 = vxlan(Ipv4Addr::UNSPECIFIED.into(), ZeroChecksums::Refused);
+        let v6 = vxlan(Ipv6Addr::UNSPECIFIED.into());
+        let v4 = vxlan(Ipv4Addr::UNSPECIFIED.into());
         send(&datagram(THERE, VXLAN, 38, None, &[7; 30]), THERE);
         assert!(received(&v6).is_none() && received(&v4).is_some());
         send(&datagram_v6(VXLAN, None, &[7; 30]), LOOPBACK_V6);
@@ -177,7 +179,7 @@ fn a_socket_of_ipv6_takes_no_ipv4() {
 #[test]
 fn s7_other_destinations_do_not_reach_the_sockets() {
     on_loopback(|| {
-        let receiver = vxlan(THERE.into(), ZeroChecksums::Refused);
+        let receiver = vxlan(THERE.into());
         let ipip = socket::ipip_receiver(IpAddr::V4(THERE), &Filter::share_of_ipip(0, 1)).unwrap();
         // Who listens to every address sees that the others came.
         let any = socket::ipip_receiver(Ipv4Addr::UNSPECIFIED.into(), &Filter::share_of_ipip(0, 1)).unwrap();

@@ -7,6 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 
 use lab::{reaches, start, until};
 use margay::testbed::{Lab, LabSpec, Mode};
+use margay::wire::Family;
 
 const ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9091);
 
@@ -35,7 +36,7 @@ fn value(metrics: &str, sample: &str) -> f64 {
 
 #[test]
 fn what_passes_is_in_the_metrics() {
-    let lab = start(LabSpec::new(Mode::Vxlan), &[]);
+    let lab = start(LabSpec::dual(Mode::Vxlan), &[]);
     let (from, to) = (&lab.nodes[0].pods[0], &lab.nodes[1].pods[0]);
     reaches(&from.netns, to.address, "before");
     let sent = |metrics: &str| value(metrics, "margay_sent_frames_total{to=\"vxlan\"}");
@@ -54,6 +55,11 @@ fn what_passes_is_in_the_metrics() {
     assert_eq!(value(&after, "margay_healthy"), 1.0);
     assert_eq!(value(&after, "felix_active_local_endpoints"), 2.0);
     assert_eq!(value(&after, "felix_cluster_num_hosts"), 2.0);
+    for (family, mtu) in [(Family::V4, 1450.0), (Family::V6, 1430.0)] {
+        let remote = lab.nodes[1].underlay_of(family).unwrap().addr();
+        let labels = format!("peer=\"node-b\",form=\"vxlan\",remote=\"{remote}\",clamped=\"no\"");
+        assert_eq!(value(&after, &format!("margay_tunnel_mtu_bytes{{{labels}}}")), mtu);
+    }
     // Every sample belongs to a family that was described before it, and no sample is there twice.
     let mut samples: Vec<&str> = after
         .lines()

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::fib::OuterTtl;
 use crate::resource::FelixConfiguration;
+use crate::sys::socket::ZeroChecksums;
 
 /// How the daemon is set up; everything else is in the resources.
 #[derive(Debug, Clone)]
@@ -26,6 +27,8 @@ pub struct Config {
     pub icmp_sources: Vec<IpAddr>,
     /// Who cuts IPIP's super-frames.
     pub ipip_offload: IpipOffload,
+    /// What becomes of VXLAN over IPv6 without a UDP checksum.
+    pub zero_checksums: ZeroChecksums,
     /// Settings that go before those of the resources.
     pub felix: FelixConfiguration,
     /// Ask each peer what its path takes.

@@ -237,7 +237,7 @@ impl Underlay {
             (None, None) => Err("there is no IPv4".into()),
         };
         let exits = Exits::of(&needs, &next_hops)?;
-        let mut ports = vxlan_ports(&needs, count, legacy, &mut held)?;
+        let mut ports = vxlan_ports(&needs, (count, config.zero_checksums), legacy, &mut held)?;
         let mut packet_sockets = Vec::with_capacity(count);
         for index in 0..count {
             let of = format!("{index} of {count}");
@@ -321,7 +321,8 @@ impl Underlay {
         (rootless, before): (&Rootless, Option<&Underlay>),
     ) -> Result<Self, UnderlayError> {
         let mut held = Descriptors::default();
-        let ports = vxlan_ports(&needs, site.workers.count(), legacy, &mut held)?;
+        let receive = (site.workers.count(), site.config.zero_checksums);
+        let ports = vxlan_ports(&needs, receive, legacy, &mut held)?;
         let ports = give(site.workers, ports, before);
         let refused = || rootless.reason.clone();
         Ok(Underlay {
@@ -391,7 +392,7 @@ fn give(workers: &Workers, ports: Vec<New>, before: Option<&Underlay>) -> Vec<Po
 /// Each worker's way in and out by VXLAN, on each uplink.
 fn vxlan_ports(
     needs: &Needs,
-    count: usize,
+    (count, zero_checksums): (usize, ZeroChecksums),
     legacy: &Descriptors,
     held: &mut Descriptors,
 ) -> Result<Vec<New>, UnderlayError> {
@@ -401,7 +402,7 @@ fn vxlan_ports(
         let local = SocketAddr::new(uplink.address, port);
         let senders = vxlan_senders(uplink.address, count, legacy, held)?;
         for (index, senders) in senders.into_iter().enumerate() {
-            let receiver = vxlan_receiver(local, (index, count), legacy, held)?;
+            let receiver = vxlan_receiver(local, (index, count), zero_checksums, legacy, held)?;
             let id = PortId::Vxlan(uplink.family());
             ports.push((index, id, Box::new(UdpPort::new(receiver, senders, port))));
         }
@@ -570,11 +571,15 @@ pub(super) fn own_prefixes(plan: &NodePlan) -> Vec<IpNet> {
 fn vxlan_receiver(
     local: SocketAddr,
     (index, count): (usize, usize),
+    zero_checksums: ZeroChecksums,
     legacy: &Descriptors,
     held: &mut Descriptors,
 ) -> Result<Socket, UnderlayError> {
     let name = format!("vxlan {local} {index} of {count}");
-    let receiver = held.socket(legacy, name, || socket::vxlan_receiver(local, ZeroChecksums::Refused));
+    let receiver = held.socket(legacy, name, || socket::vxlan_receiver(local)).and_then(|receiver| {
+        // One that was taken over has what its daemon was told.
+        socket::set_zero_checksums(&receiver, zero_checksums).map(|()| receiver)
+    });
     opened(&format!("UDP port {} for VXLAN", local.port()), receiver)
 }
 

@@ -21,6 +21,7 @@ use crate::dataplane::antispoof::is_martian;
 use crate::datastore;
 use crate::fib::OuterTtl;
 use crate::resource::FelixConfiguration;
+use crate::sys::socket::ZeroChecksums;
 use crate::sys::{limits, privileges, sandbox};
 use crate::verdict::{Anomaly, DropReason, PuntReason, Sent};
 
@@ -66,6 +67,10 @@ pub struct Args {
     /// 6.6, CAP_BPF)
     #[arg(long, env = "MARGAY_IPIP_OFFLOAD", value_name = "HOW", default_value = "auto", value_parser = ipip_offload)]
     ipip_offload: IpipOffload,
+    /// Take VXLAN over IPv6 without UDP checksum, for peers that send none (a kernel device with udp6zerocsumtx): nothing
+    /// else guards its outer header. Otherwise this node's kernel drops it, as the standard says
+    #[arg(long, env = "MARGAY_UDP6_ZERO_CHECKSUM")]
+    udp6_zero_checksum: bool,
     /// Ask every peer again and again, by echo requests with DF through the tunnel, what its path takes: finds paths on
     /// which large packets vanish and no router says so. What is found is logged, and told to the pods as the MTU
     #[arg(long, env = "MARGAY_PROBE_PATH_MTU")]
@@ -194,6 +199,10 @@ fn daemon(args: Args) -> Result<(), Box<dyn std::error::Error>> {
         icmp_sources: args.icmp_source,
         ipip_offload: args.ipip_offload,
         felix: FelixConfiguration::of_environment(|name| std::env::var(name).ok())?,
+        zero_checksums: match args.udp6_zero_checksum {
+            true => ZeroChecksums::Accepted,
+            false => ZeroChecksums::Refused,
+        },
         probe_path_mtu: args.probe_path_mtu,
         floor,
     };

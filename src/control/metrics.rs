@@ -167,10 +167,8 @@ fn peers(out: &mut Page<'_>, readings: &Readings) -> fmt::Result {
     let rows: Vec<(&Counted, Labels<'_>)> =
         accounts.map(|account| (account, vec![("peer", &*account.name)])).collect();
     by_party(out, "margay_peer", "a peer", &rows, true)?;
-    let path_mtu =
-        |peer: &crate::agent::view::Peer| peer.path_mtu.as_ref().map_or(peer.underlay_mtu, |path| path.bytes);
     let mtus =
-        readings.peers.iter().map(|peer| (vec![("peer", &*peer.name)], f64::from(path_mtu(peer)))).collect();
+        readings.peers.iter().map(|peer| (vec![("peer", &*peer.name)], f64::from(peer.takes()))).collect();
     out.gauges(
         "margay_peer_path_mtu",
         "Greatest outer packet that the path to a peer takes, as far as known",
@@ -191,6 +189,8 @@ fn peers(out: &mut Page<'_>, readings: &Readings) -> fmt::Result {
         let labels = vec![
             ("peer", &*tunnel.peer),
             ("form", &*tunnel.encapsulation),
+            // A peer has one on the underlay of each family.
+            ("remote", &*tunnel.remote),
             ("clamped", if tunnel.mss_clamped { "yes" } else { "no" }),
         ];
         (labels, f64::from(tunnel.mtu))

@@ -41,8 +41,8 @@ pub struct Wanted {
     pub filter: Filter,
     /// From or to this endpoint.
     pub endpoint: Option<EndpointId>,
-    /// From or to this peer.
-    pub peer: Option<IpAddr>,
+    /// From or to a peer with one of these addresses, if there are any.
+    pub peers: Vec<IpAddr>,
     /// Only what was dropped.
     pub dropped: bool,
     /// Bytes of each that are kept.
@@ -423,8 +423,10 @@ impl Wanted {
             let port = Some(PortId::Endpoint(id));
             hand.port == port || hand.from == Some(Party::Endpoint(id)) || to.map(|(port, _)| port) == port
         };
-        let is_peer = |peer| hand.from == Some(Party::Peer(peer)) || to.and_then(|(_, to)| to) == Some(peer);
-        self.endpoint.is_none_or(is_endpoint) && self.peer.is_none_or(is_peer) && self.filter.matches(headers)
+        let is_peer =
+            |peer: &IpAddr| hand.from == Some(Party::Peer(*peer)) || to.and_then(|(_, to)| to) == Some(*peer);
+        let is_wanted_peer = self.peers.is_empty() || self.peers.iter().any(is_peer);
+        self.endpoint.is_none_or(is_endpoint) && is_wanted_peer && self.filter.matches(headers)
     }
 }
 

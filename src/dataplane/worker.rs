@@ -600,7 +600,7 @@ impl Worker {
                 account.sent(Form::Plain, Traffic { frames: report.sent, bytes });
             }
             tally.sent[sent.index()] += report.sent - replies;
-            tally.sent[Sent::ArpReply.index()] += replies;
+            tally.sent[Sent::NeighborReply.index()] += replies;
             if report.full + report.failed == 0 {
                 return;
             }

@@ -87,19 +87,24 @@ pub enum ZeroChecksums {
     Accepted,
 }
 
+/// Says what becomes of datagrams without a checksum that come over IPv6: a new socket refuses them.
+///
+/// # Errors
+/// It is no UDP socket.
+pub fn set_zero_checksums(socket: &Socket, zero_checksums: ZeroChecksums) -> io::Result<()> {
+    let accepts = zero_checksums == ZeroChecksums::Accepted;
+    set_option(socket, libc::SOL_UDP, UDP_NO_CHECK6_RX, i32::from(accepts))
+}
+
 /// One of the workers' receivers of VXLAN: the kernel spreads flows over them by outer addresses and ports.
 ///
 /// # Errors
 /// EADDRINUSE when something else, like a kernel vxlan device, holds the port.
-pub fn vxlan_receiver(local: SocketAddr, zero_checksums: ZeroChecksums) -> io::Result<Socket> {
+pub fn vxlan_receiver(local: SocketAddr) -> io::Result<Socket> {
     let socket = tunnel_socket(local)?;
     match local {
         SocketAddr::V4(_) => socket.set_recv_tos_v4(true)?,
-        SocketAddr::V6(_) => {
-            socket.set_recv_tclass_v6(true)?;
-            let accepts = zero_checksums == ZeroChecksums::Accepted;
-            set_option(&socket, libc::SOL_UDP, UDP_NO_CHECK6_RX, i32::from(accepts))?;
-        }
+        SocketAddr::V6(_) => socket.set_recv_tclass_v6(true)?,
     }
     // Where the kernel cannot join, each datagram comes by itself.
     let _ = receive_joined(&socket);

@@ -35,7 +35,7 @@ fn a1_one_unicast_reply_with_the_gateways_mac() {
         0x02, 0, 0, 0, 0, 0x0a, 10, 65, 0, 2,
     ];
     assert_eq!(exchange.out, [(ALPHA.into(), MemoryFrame::new(reply))]);
-    assert_eq!(exchange.tally.sent[Sent::ArpReply.index()], 1);
+    assert_eq!(exchange.tally.sent[Sent::NeighborReply.index()], 1);
     assert_eq!(exchange.tally.sent[Sent::Workload.index()], 0);
 }
 
@@ -143,7 +143,7 @@ fn a6_a_flood_costs_the_others_nothing() {
     let others = (0..40 * BATCH).map(|_| (BETA.into(), packet.sent_by(BETA_MAC)));
     let exchange = bed.exchange(flood.zip(others).flat_map(|(flood, other)| [flood, other]));
     assert_eq!(exchange.tally.sent[Sent::Vxlan.index()], 40 * BATCH as u64);
-    assert_eq!(exchange.tally.sent[Sent::ArpReply.index()], 40 * BATCH as u64);
+    assert_eq!(exchange.tally.sent[Sent::NeighborReply.index()], 40 * BATCH as u64);
     assert_eq!(exchange.tally.dropped.iter().sum::<u64>(), 0);
 }
 

@@ -54,7 +54,7 @@ fn the_gateway_is_where_its_link_local_address_says() {
     assert_eq!(frame.bytes[..56], want[..56]);
     assert_eq!(frame.bytes[58..], want[58..]);
     assert_eq!(frame.bytes[14..], answer(LINK_LOCAL, 0xe0, GATEWAY6).bytes());
-    assert_eq!(exchange.tally.sent[Sent::ArpReply.index()], 1);
+    assert_eq!(exchange.tally.sent[Sent::NeighborReply.index()], 1);
 }
 
 /// For others it answers as a proxy: without override (RFC 4861 7.2.8).
@@ -207,5 +207,5 @@ fn a_mac_is_learned_from_what_the_workload_sends() {
 fn many_questions_cost_no_buffer() {
     let count = BATCH * 4;
     let exchange = bed().exchange((0..count).map(|_| (ALPHA.into(), question(ALPHA6, GATEWAY6))));
-    assert_eq!(exchange.tally.sent[Sent::ArpReply.index()], count as u64);
+    assert_eq!(exchange.tally.sent[Sent::NeighborReply.index()], count as u64);
 }

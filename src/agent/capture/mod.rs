@@ -232,7 +232,7 @@ impl Agent {
         let wanted = Wanted {
             filter: request.filter.parse()?,
             endpoint: request.endpoint.as_deref().map(|name| self.endpoint_called(name)).transpose()?,
-            peer: request.peer.as_deref().map(|name| self.peer_called(name)).transpose()?,
+            peers: request.peer.as_deref().map_or(Ok(Vec::new()), |name| self.peer_called(name))?,
             dropped: request.dropped,
             snap,
         };
@@ -273,11 +273,14 @@ impl Agent {
         found.map(|attached| attached.id).ok_or_else(|| CaptureError::NoEndpoint(name.to_owned()))
     }
 
-    fn peer_called(&self, name: &str) -> Result<IpAddr, CaptureError> {
+    /// Its addresses.
+    fn peer_called(&self, name: &str) -> Result<Vec<IpAddr>, CaptureError> {
         let mut peers = self.plan.peers.iter();
         let found = peers
             .find(|peer| peer.name == name || peer.underlays.addresses().any(|own| own.to_string() == name));
-        found.map(|peer| peer.underlays.main_address()).ok_or_else(|| CaptureError::NoPeer(name.to_owned()))
+        found
+            .map(|peer| peer.underlays.addresses().collect())
+            .ok_or_else(|| CaptureError::NoPeer(name.to_owned()))
     }
 }
 

@@ -2,9 +2,9 @@
 //! a peer sends, considered as if it had arrived.
 
 use std::hash::{BuildHasher, RandomState};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use etherparse::{IpHeaders, Ipv4Header, PacketBuilder};
+use etherparse::{IpHeaders, Ipv4Header, Ipv6FlowLabel, Ipv6Header, PacketBuilder};
 use serde::{Deserialize, Serialize};
 
 use super::words::Names;
@@ -15,7 +15,7 @@ use crate::dataplane::tap::{self, Outcome, Record, Wanted};
 use crate::dataplane::worker::{Entrance, Injection};
 use crate::dataplane::{Command, PortId};
 use crate::fib::Fib;
-use crate::wire::ipv4::Ipv4;
+use crate::wire::ip::{Address, View};
 use crate::wire::{Ecn, Family, Protocol, ethernet, udp};
 
 /// The packet to be injected.
@@ -25,7 +25,7 @@ pub struct TraceRequest {
     /// The endpoint that seems to send it: its name, or its workload's.
     pub from: String,
     /// Where to.
-    pub to: Ipv4Addr,
+    pub to: IpAddr,
     /// What it carries.
     pub probe: Probe,
     /// Destination port of TCP and UDP.
@@ -44,7 +44,7 @@ pub enum Probe {
     Tcp,
     /// A datagram.
     Udp,
-    /// An echo request.
+    /// An echo request: of ICMP, or of ICMPv6.
     Icmp,
 }
 
@@ -54,7 +54,7 @@ pub enum Probe {
 pub struct ArrivalRequest {
     /// How it was sent.
     pub interface: Onto,
-    /// The IPv4 packet as it leaves the other node, outer headers first, in hexadecimal digits.
+    /// The IP packet as it leaves the other node, outer headers first, in hexadecimal digits.
     pub packet: String,
 }
 
@@ -114,7 +114,7 @@ pub struct Traced {
 /// One step of the way.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {
-    /// Which: received, antispoof, lookup, MTU, ARP, verdict, socket.
+    /// Which: received, antispoof, lookup, MTU, neighbor, verdict, socket.
     pub name: String,
     /// What came of it.
     pub text: String,
@@ -122,6 +122,8 @@ pub struct Step {
 
 /// Source port, identifier: of a packet that nobody waits for an answer to.
 const NUMBER: u16 = 47_890;
+/// TTL, hop limit.
+const HOPS: u8 = 64;
 /// Data: who it is from, for whoever captures it elsewhere.
 const DATA: &[u8] = b"margay trace";
 /// Bytes of a frame that are shown, and how many frames: what was injected, and an ICMP error about it.
@@ -135,22 +137,20 @@ impl Agent {
     /// Injects a packet; `answer` gets what became of it, in a worker's thread.
     ///
     /// # Errors
-    /// There is no such endpoint, or the packet cannot be made.
+    /// There is no such endpoint, it has no address of the destination's family, or the packet cannot be made.
     pub fn trace(
         &self,
         request: &TraceRequest,
         answer: impl FnOnce(Told) + Send + 'static,
     ) -> Result<(), CaptureError> {
         let endpoint = self.endpoint_called(&request.from)?;
+        let family = Family::of(request.to);
         let mut attached = self.endpoints.values();
         let address = attached.find(|attached| attached.id == endpoint).and_then(|attached| {
-            attached.plan.addresses.iter().find_map(|address| match address {
-                IpAddr::V4(address) => Some(*address),
-                IpAddr::V6(_) => None,
-            })
+            attached.plan.addresses.iter().copied().find(|address| Family::of(*address) == family)
         });
-        let source = address.ok_or_else(|| CaptureError::NoEndpoint(request.from.clone()))?;
-        let packet = packet(source, request)?;
+        let wrong = || CaptureError::Packet(format!("{} has no {family} address", request.from));
+        let packet = packet(address.ok_or_else(wrong)?, request)?;
         self.inject(Entrance::Workload(endpoint), packet, request.send, answer);
         Ok(())
     }
@@ -165,7 +165,13 @@ impl Agent {
         request: &ArrivalRequest,
         answer: impl FnOnce(Told) + Send + 'static,
     ) -> Result<(), CaptureError> {
-        let (entrance, bytes) = self.arrival(request).map_err(CaptureError::Packet)?;
+        let bytes = unhex(&request.packet).ok_or("the packet is not in hexadecimal digits".to_owned());
+        let arrival = bytes.and_then(|bytes| match Family::of_packet(&bytes) {
+            Some(Family::V4) => self.arrival::<Ipv4Addr>(request.interface, &bytes),
+            Some(Family::V6) => self.arrival::<Ipv6Addr>(request.interface, &bytes),
+            None => Err("it is no IP packet".into()),
+        });
+        let (entrance, bytes) = arrival.map_err(CaptureError::Packet)?;
         self.inject(entrance, bytes, false, answer);
         Ok(())
     }
@@ -198,21 +204,22 @@ impl Agent {
     }
 
     /// The port that takes it, and what that port receives; or why none does.
-    fn arrival(&self, request: &ArrivalRequest) -> Result<(Entrance, Vec<u8>), String> {
+    fn arrival<A: Address>(&self, interface: Onto, bytes: &[u8]) -> Result<(Entrance, Vec<u8>), String> {
         let node = &self.plan.node;
-        let bytes = unhex(&request.packet).ok_or("the packet is not in hexadecimal digits")?;
-        let ip = Ipv4::parse(&bytes).map_err(|error| format!("it is no IPv4 packet: {error}"))?;
-        let is_tunneled = request.interface != Onto::Direct;
-        if is_tunneled && IpAddr::V4(ip.dst()) != self.plan.underlays.main_address() {
-            let address = self.plan.underlays.main_address();
+        let family = A::FAMILY;
+        let ip = A::View::parse(bytes).map_err(|error| format!("it is no {family} packet: {error}"))?;
+        let destination: IpAddr = ip.dst().into();
+        if interface != Onto::Direct && !self.plan.underlays.have(destination) {
+            let own = self.plan.underlays.of(family);
+            let own = own.map_or_else(|| format!("no {family} address"), |own| own.address.to_string());
             return Err(format!(
-                "it goes to {}, but {node} has {address}: both nodes need the same Node resources",
-                ip.dst()
+                "it goes to {destination}, but {node} has {own}: both nodes need the same Node resources"
             ));
         }
         let needs = self.underlay.needs();
         let underlay = |port| Entrance::Underlay { port, peer: ip.src().into(), ecn: ip.ecn() };
-        match request.interface {
+        match interface {
+            Onto::Ipip if family == Family::V6 => Err("IPIP is within IPv4 alone".into()),
             Onto::Ipip if !needs.ipip => Err(format!(
                 "{node} has no socket for IPIP, as no pool or route of its asks for it: both nodes need the same IPPools"
             )),
@@ -227,23 +234,21 @@ impl Agent {
                         datagram.dst_port()
                     ));
                 }
-                Ok((underlay(PortId::Vxlan(Family::V4)), datagram.payload().to_vec()))
+                Ok((underlay(PortId::Vxlan(family)), datagram.payload().to_vec()))
             }
             Onto::Direct if self.rootless.is_some() => {
                 Err(format!("{node} takes nothing but VXLAN: it runs without raw sockets"))
             }
-            Onto::Direct
-                if !own_prefixes(&self.plan).iter().any(|own| own.contains(&IpAddr::V4(ip.dst()))) =>
-            {
-                Err(format!("{node} leaves it to its kernel: {} is in no block of its", ip.dst()))
+            Onto::Direct if !own_prefixes(&self.plan).iter().any(|own| own.contains(&destination)) => {
+                Err(format!("{node} leaves it to its kernel: {destination} is in no block of its"))
             }
             Onto::Direct => {
                 // Nobody asks for the MACs.
                 let mut frame = vec![0; ethernet::HEADER_LEN];
-                frame[12..].copy_from_slice(&ethernet::EtherType::IPV4.0.to_be_bytes());
+                frame[12..].copy_from_slice(&A::ETHERTYPE.0.to_be_bytes());
                 frame.extend_from_slice(ip.packet());
                 let (peer, ecn) = (Ipv4Addr::UNSPECIFIED.into(), Ecn::NotEct);
-                Ok((Entrance::Underlay { port: PortId::Underlay(Family::V4), peer, ecn }, frame))
+                Ok((Entrance::Underlay { port: PortId::Underlay(family), peer, ecn }, frame))
             }
         }
     }
@@ -279,23 +284,42 @@ impl Step {
     }
 }
 
-fn packet(source: Ipv4Addr, request: &TraceRequest) -> Result<Vec<u8>, CaptureError> {
+fn packet(source: IpAddr, request: &TraceRequest) -> Result<Vec<u8>, CaptureError> {
     let wrong = |text: &str| CaptureError::Packet(text.to_owned());
     let port = || request.port.ok_or_else(|| wrong("want a destination port: --tcp PORT or --udp PORT"));
-    let mut header = Ipv4Header {
-        time_to_live: 64,
-        source: source.octets(),
-        destination: request.to.octets(),
-        ..Ipv4Header::default()
-    };
     // Which one it is, for who finds it on another node: by chance, as the standard library has it.
-    header.identification = RandomState::new().hash_one(request.to) as u16;
-    let ip = PacketBuilder::ip(IpHeaders::Ipv4(header, Default::default()));
+    let number = RandomState::new().hash_one(request.to);
+    let ip = match (source, request.to) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => IpHeaders::Ipv4(
+            Ipv4Header {
+                identification: number as u16,
+                time_to_live: HOPS,
+                source: source.octets(),
+                destination: destination.octets(),
+                ..Ipv4Header::default()
+            },
+            Default::default(),
+        ),
+        (IpAddr::V6(source), IpAddr::V6(destination)) => IpHeaders::Ipv6(
+            Ipv6Header {
+                flow_label: Ipv6FlowLabel::try_new(number as u32 & Ipv6FlowLabel::MAX_U32)
+                    .unwrap_or_default(),
+                hop_limit: HOPS,
+                source: source.octets(),
+                destination: destination.octets(),
+                ..Ipv6Header::default()
+            },
+            Default::default(),
+        ),
+        _ => return Err(wrong("source and destination are of different families")),
+    };
+    let ip = PacketBuilder::ip(ip);
     let mut packet = Vec::new();
-    match request.probe {
-        Probe::Tcp => ip.tcp(NUMBER, port()?, 1, 65_535).syn().write(&mut packet, &[]),
-        Probe::Udp => ip.udp(NUMBER, port()?).write(&mut packet, DATA),
-        Probe::Icmp => ip.icmpv4_echo_request(NUMBER, 1).write(&mut packet, DATA),
+    match (request.probe, request.to) {
+        (Probe::Tcp, _) => ip.tcp(NUMBER, port()?, 1, 65_535).syn().write(&mut packet, &[]),
+        (Probe::Udp, _) => ip.udp(NUMBER, port()?).write(&mut packet, DATA),
+        (Probe::Icmp, IpAddr::V4(_)) => ip.icmpv4_echo_request(NUMBER, 1).write(&mut packet, DATA),
+        (Probe::Icmp, IpAddr::V6(_)) => ip.icmpv6_echo_request(NUMBER, 1).write(&mut packet, DATA),
     }
     .map_err(|error| wrong(&error.to_string()))?;
     Ok(packet)

@@ -83,7 +83,7 @@ impl Names {
             _ => None,
         };
         if let Some(Verdict::Reply(_)) = forwarded {
-            steps.push("ARP: answered with the gateway's MAC".into());
+            steps.push("neighbor: answered with the gateway's MAC".into());
             return steps;
         }
         if is_checked(record.outcome) {
@@ -99,7 +99,7 @@ impl Names {
         match forwarded {
             Some(verdict) => {
                 if let Verdict::Workload(id) = verdict {
-                    steps.push(format!("ARP: the MAC of {} is known", self.workload(id)));
+                    steps.push(format!("neighbor: the MAC of {} is known", self.workload(id)));
                 }
                 steps.push(format!("verdict: {}{}", self.verdict(verdict, record.to), segments(record)));
             }

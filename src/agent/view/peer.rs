@@ -25,8 +25,8 @@ pub struct Peer {
     pub encapsulations: Vec<String>,
     /// Prefixes that lead to it.
     pub routes: usize,
-    /// What the underlay carries on the way there, as far as this node's kernel knows.
-    pub underlay_mtu: u16,
+    /// What the underlay carries on the way to each of its addresses, as far as this node's kernel knows.
+    pub underlay_mtus: Vec<u16>,
     /// What was learned of the path: less than that. Of two paths, the smaller one.
     pub path_mtu: Option<PathMtu>,
     /// What is wrong with the way there.
@@ -63,6 +63,12 @@ pub struct Fault {
 }
 
 impl Peer {
+    /// What every way there takes: what was learned of the paths, else what the underlay carries.
+    pub(crate) fn takes(&self) -> u16 {
+        let learned = self.path_mtu.as_ref().map(|path| path.bytes);
+        learned.into_iter().chain(self.underlay_mtus.iter().copied()).min().unwrap_or(u16::MAX)
+    }
+
     pub(crate) fn list(agent: &Agent) -> Vec<Self> {
         let (plan, by_party) = (&agent.plan, counts::by_party(agent));
         let (known, now) = (agent.workers.paths().snapshot(), Instant::now());
@@ -77,6 +83,7 @@ impl Peer {
                 *routes += 1;
             }
         }
+        let underlay_mtu = |address| mtus.get(&address).copied().unwrap_or(u16::MAX);
         let view = |(index, (encaps, routes)): (usize, (BTreeSet<Encap>, usize))| {
             let peer = &plan.peers[index];
             let paths = || peer.underlays.addresses().filter_map(|address| known.get(&address));
@@ -87,13 +94,7 @@ impl Peer {
                 addresses: texts(peer.underlays.addresses()),
                 encapsulations: encaps.into_iter().map(|encap| encapsulation(encap).into()).collect(),
                 routes,
-                underlay_mtu: peer
-                    .underlays
-                    .addresses()
-                    .filter_map(|address| mtus.get(&address))
-                    .min()
-                    .copied()
-                    .unwrap_or(u16::MAX),
+                underlay_mtus: peer.underlays.addresses().map(underlay_mtu).collect(),
                 path_mtu: mtu.map(|(bytes, evidence, until)| PathMtu {
                     bytes,
                     because: evidence.to_string(),

@@ -30,6 +30,8 @@ pub enum Facility {
     PacketSocket,
     /// Packet sockets that pass by the queueing discipline.
     QdiscBypass,
+    /// IPv6 in the kernel.
+    Ipv6,
     /// The UDP port of VXLAN is free.
     VxlanPort,
     /// One send that becomes many datagrams.
@@ -56,7 +58,7 @@ pub enum Facility {
 
 impl Facility {
     /// In the order in which they are shown.
-    pub const ALL: [Facility; 23] = [
+    pub const ALL: [Facility; 24] = [
         Self::TunDevice,
         Self::Tap,
         Self::VnetHeader,
@@ -65,6 +67,7 @@ impl Facility {
         Self::UserNamespaces,
         Self::EnterNamespaces,
         Self::NetAdmin,
+        Self::Ipv6,
         Self::VxlanPort,
         Self::UdpGso,
         Self::UdpGro,
@@ -93,6 +96,7 @@ impl Facility {
             Self::UserNamespaces => "user-namespaces",
             Self::EnterNamespaces => "enter-namespaces",
             Self::NetAdmin => "net-admin",
+            Self::Ipv6 => "ipv6",
             Self::VxlanPort => "vxlan-port",
             Self::UdpGso => "udp-gso",
             Self::UdpGro => "udp-gro",
@@ -130,6 +134,9 @@ impl Facility {
             }
             Self::RawSocket | Self::IcmpSocket | Self::PacketSocket => "run as root or with CAP_NET_RAW",
             Self::QdiscBypass => "margay does without",
+            Self::Ipv6 => {
+                "a kernel with IPv6, started without ipv6.disable=1; sysctl -w net.ipv6.conf.all.disable_ipv6=0; without it margay does IPv4 alone"
+            }
             Self::VxlanPort => {
                 "end or move who has it, or set vxlanPort in the FelixConfiguration of every node"
             }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
@@ -13,7 +13,7 @@ use super::{PATIENCE, VXLAN_PORT, port};
 use crate::sys::filter::Filter;
 use crate::sys::netlink::{ErrorKind, LinkChange, LinkIndex, Monitor, Netlink, Topic};
 use crate::sys::socket::{self, Seen};
-use crate::sys::{process, sandbox, tun, userns};
+use crate::sys::{process, sandbox, sysctl, tun, userns};
 use crate::wire::ip::Family;
 
 /// Settings that forbid user namespaces, with the value that does.
@@ -30,6 +30,7 @@ pub(super) fn findings() -> Vec<Finding> {
         user_namespaces(),
         enter_namespaces(),
         net_admin(),
+        Finding::of(Facility::Ipv6, ipv6(), "sockets and interfaces of IPv6"),
         vxlan_port(),
         Finding::of(
             Facility::RawSocket,
@@ -136,10 +137,39 @@ fn net_admin() -> Finding {
     }
 }
 
+/// A socket can be had where interfaces may not have it.
+fn ipv6() -> Result<(), String> {
+    const SETTING: &str = "net/ipv6/conf/all/disable_ipv6";
+    bound(Ipv6Addr::UNSPECIFIED.into(), 0).map_err(|error| error.to_string())?;
+    match sysctl::read(SETTING) {
+        Ok(value) if value == "1" => Err("net.ipv6.conf.all.disable_ipv6 = 1".into()),
+        // Where it cannot be read nothing says that it is so.
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
+/// A UDP socket of this address's family alone, as margay's are.
+fn bound(address: IpAddr, port: u16) -> io::Result<Socket> {
+    let address = SocketAddr::new(address, port);
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, None)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+/// Of both families: without IPv6 its port is nobody's.
 fn vxlan_port() -> Finding {
     let facility = Facility::VxlanPort;
-    match UdpSocket::bind((Ipv4Addr::UNSPECIFIED, VXLAN_PORT)) {
-        Ok(_) => Finding::works(facility, format!("UDP {VXLAN_PORT} is free")),
+    let everywhere = bound(Ipv4Addr::UNSPECIFIED.into(), VXLAN_PORT).and_then(|_| {
+        bound(Ipv6Addr::UNSPECIFIED.into(), VXLAN_PORT).map(drop).or_else(|error| match error.kind() {
+            io::ErrorKind::AddrInUse => Err(error),
+            _ => Ok(()),
+        })
+    });
+    match everywhere {
+        Ok(()) => Finding::works(facility, format!("UDP {VXLAN_PORT} is free")),
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
             Finding::missing(facility, format!("UDP {VXLAN_PORT} is taken by {}", port::holders(VXLAN_PORT)))
         }

@@ -128,10 +128,9 @@ fn peers(since: Option<&Since<'_>>, now: &Reading) -> Vec<Row> {
         name: peer.name.clone(),
         alias: peer.addresses.join(" "),
         how: peer.encapsulations.join(" "),
-        path: match (&peer.fault, &peer.path_mtu) {
-            (Some(_), _) => Path::Broken,
-            (None, Some(path)) => Path::Takes(path.bytes),
-            (None, None) => Path::Takes(peer.underlay_mtu),
+        path: match peer.fault {
+            Some(_) => Path::Broken,
+            None => Path::Takes(peer.takes()),
         },
         rates: since.map(|since| since.of(Kind::Peer, &peer.name)),
     };
@@ -252,7 +251,7 @@ pub(super) mod tests {
                 "endpoints_missing": 0, "fib_bytes": 1},
             "frames": {"input": 1, "sent": 1, "punted": 0, "dropped": 0}}"#;
         let peer = r#"[{"name": "node-b", "addresses": ["192.168.77.2"], "encapsulations": ["vxlan"], "routes": 2,
-            "underlay_mtu": 1500, "path_mtu": null, "fault": null, "ipip_tunnel_address": null,
+            "underlay_mtus": [1500], "path_mtu": null, "fault": null, "ipip_tunnel_address": null,
             "vxlan_tunnel_addresses": [], "vtep_macs": ["66:00:00:00:00:01"],
             "received": {}, "sent": {}, "punted": 0, "dropped": 0}]"#;
         Reading {

@@ -1,10 +1,11 @@
 //! One packet that is injected, at the nodes that it passes.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
-use etherparse::{Ethernet2HeaderSlice, Ipv4HeaderSlice};
+use etherparse::Ethernet2HeaderSlice;
 use hyper::StatusCode;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -18,11 +19,11 @@ use crate::capture::Way;
 use crate::capture::read::Frame;
 use crate::cli::asking::{AskError, unsaid};
 use crate::control::client::{Client, ClientError};
+use crate::wire::Family;
+use crate::wire::ip::{Address, View};
 
 /// How long a packet that was sent may take to the other node, and a MAC there to be found.
 const WAIT: Duration = Duration::from_secs(2);
-/// Bytes of an IPv4 header.
-const HEADER: usize = 20;
 
 /// What is known of the packet.
 #[derive(Debug, Serialize)]
@@ -169,16 +170,17 @@ impl Watch {
     }
 
     /// The packet, wherever it was seen.
-    fn frames_of(&self, header: &[u8; HEADER]) -> impl Iterator<Item = &Frame> {
-        self.frames.iter().filter(|frame| frame.bytes.windows(HEADER).any(|other| is_same(header, other)))
+    fn frames_of(&self, header: &[u8]) -> impl Iterator<Item = &Frame> {
+        let has_it = |frame: &&Frame| frame.bytes.windows(header.len()).any(|other| is_same(header, other));
+        self.frames.iter().filter(has_it)
     }
 
     /// It went on, or was dropped: nothing more comes.
-    fn has_all(&self, header: &[u8; HEADER]) -> bool {
+    fn has_all(&self, header: &[u8]) -> bool {
         self.frames_of(header).any(|frame| frame.way == Way::Out || frame.comment.contains("dropped: "))
     }
 
-    fn seen(self, socket: &Path, near: &Trace, header: &[u8; HEADER]) -> Seen {
+    fn seen(self, socket: &Path, near: &Trace, header: &[u8]) -> Seen {
         let frames: Vec<Traced> = self.frames_of(header).map(traced).collect();
         let is_elsewhere = self.is_elsewhere(near);
         let asked = match (self.ended, self.is_begun) {
@@ -237,34 +239,52 @@ fn unseen(near: &str, Onward { node, address, interface, .. }: &Onward) -> Strin
     )
 }
 
-/// The packet's header as it was injected.
-fn header(trace: &Trace) -> Result<[u8; HEADER], AskError> {
+/// The packet's header as it was injected, without options or extensions: there are none.
+fn header(trace: &Trace) -> Result<Vec<u8>, AskError> {
     let strange = || unsaid("the daemon does not say what it injected: is it of this version?");
     let injected = trace.frames.first().and_then(|frame| unhex(&frame.bytes)).ok_or_else(strange)?;
     let ethernet = Ethernet2HeaderSlice::from_slice(&injected).map_err(|_| strange())?;
     let packet = &injected[ethernet.slice().len()..];
-    packet.first_chunk().copied().ok_or_else(strange)
+    let len = match Family::of_packet(packet).ok_or_else(strange)? {
+        Family::V4 => Ipv4Addr::MIN_HEADER_LEN,
+        Family::V6 => Ipv6Addr::MIN_HEADER_LEN,
+    };
+    packet.get(..len).map(<[u8]>::to_vec).ok_or_else(strange)
 }
 
-/// The same packet, wherever it is on its way: but for type of service, TTL and checksum.
+/// The same packet, wherever it is on its way: but for traffic class, hop limit and IPv4's checksum.
 fn is_same(header: &[u8], other: &[u8]) -> bool {
-    [0..1, 2..8, 9..10, 12..20].into_iter().all(|part| header[part.clone()] == other[part])
+    let family = Family::of_packet(header);
+    let stays = |place| match (family, place) {
+        (Some(Family::V4), 1 | 8 | 10 | 11) | (Some(Family::V6), 7) => 0,
+        // The traffic class lies between version and flow label.
+        (Some(Family::V6), 0) => 0xf0,
+        (Some(Family::V6), 1) => 0x0f,
+        _ => 0xff,
+    };
+    header.iter().zip(other).enumerate().all(|(place, (a, b))| (a ^ b) & stays(place) == 0)
 }
 
 /// What finds it, and little else.
-fn filter(header: &[u8; HEADER], request: &TraceRequest) -> String {
-    let (source, destination) = match Ipv4HeaderSlice::from_slice(header) {
-        Ok(header) => (header.source_addr(), header.destination_addr()),
-        Err(_) => return String::new(),
+fn filter(header: &[u8], request: &TraceRequest) -> String {
+    let source = match request.to {
+        IpAddr::V4(_) => source::<Ipv4Addr>(header).map(IpAddr::V4),
+        IpAddr::V6(_) => source::<Ipv6Addr>(header).map(IpAddr::V6),
     };
+    let source = source.map(|source| format!(" and src host {source}")).unwrap_or_default();
     let (protocol, port) = match (request.probe, request.port) {
         (Probe::Tcp, Some(port)) => ("tcp", format!(" and dst port {port}")),
         (Probe::Udp, Some(port)) => ("udp", format!(" and dst port {port}")),
         (Probe::Tcp, None) => ("tcp", String::new()),
         (Probe::Udp, None) => ("udp", String::new()),
+        (Probe::Icmp, _) if request.to.is_ipv6() => ("icmp6", String::new()),
         (Probe::Icmp, _) => ("icmp", String::new()),
     };
-    format!("{protocol} and src host {source} and dst host {destination}{port}")
+    format!("{protocol}{source} and dst host {}{port}", request.to)
+}
+
+fn source<A: Address>(header: &[u8]) -> Option<A> {
+    A::View::parse_quoted(header).ok().map(|ip| ip.src())
 }
 
 fn table(report: &Report) -> String {

@@ -6,7 +6,7 @@ mod far;
 mod inject;
 mod live;
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use super::asking::{AskError, Asking};
@@ -31,9 +31,9 @@ pub struct Args {
     /// Inject a packet at this endpoint: its name, or its workload's (namespace/pod)
     #[arg(long, value_name = "ENDPOINT", requires = "to", conflicts_with_all = ["filter", "count"])]
     from: Option<String>,
-    /// Where the injected packet goes
+    /// Where the injected packet goes: an IPv4 or IPv6 address
     #[arg(long, value_name = "ADDRESS", requires = "from")]
-    to: Option<Ipv4Addr>,
+    to: Option<IpAddr>,
     /// Inject a SYN to this port
     #[arg(long, value_name = "PORT", requires = "from", conflicts_with_all = ["udp", "icmp"])]
     tcp: Option<u16>,

@@ -12,12 +12,12 @@ use crate::dataplane::tap::{Catch, Record, Tap};
 use crate::dataplane::{Counters, PortId};
 use crate::fib::EndpointId;
 use crate::wire::ethernet::{self, EtherType};
-use crate::wire::{Ecn, MacAddr};
+use crate::wire::{Ecn, Family, MacAddr};
 
 /// Where an injected frame seems to come in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Entrance {
-    /// An endpoint: its workload seems to have sent the IPv4 packet.
+    /// An endpoint: its workload seems to have sent the IP packet.
     Workload(EndpointId),
     /// A port of the underlay, which receives the bytes as they are.
     Underlay {
@@ -94,8 +94,12 @@ impl Worker {
                     Resolution::Known(mac) => mac,
                     Resolution::Unknown | Resolution::Absent => NOT_LEARNED,
                 };
+                let kind = match Family::of_packet(bytes) {
+                    Some(Family::V6) => EtherType::IPV6,
+                    Some(Family::V4) | None => EtherType::IPV4,
+                };
                 if let Some(header) = room.first_chunk_mut() {
-                    ethernet::write(header, MacAddr::GATEWAY, source, EtherType::IPV4);
+                    ethernet::write(header, MacAddr::GATEWAY, source, kind);
                 }
                 ethernet::HEADER_LEN
             }
