@@ -10,7 +10,7 @@ use super::antispoof;
 use super::neighbor::{Neighbors, Resolution};
 use super::packet::{self, Packet};
 use super::{arp, decap, encap, mss, ndp};
-use crate::buf::{Frame, Pool};
+use crate::buf::{Frame, Offload, Pool};
 use crate::fib::{Action, Endpoint, EndpointId, Fib, TunnelId};
 use crate::slowpath::{icmp::Control, probe};
 use crate::verdict::{Anomaly, DropReason, PuntReason};
@@ -112,12 +112,12 @@ impl Engine {
             EtherType::IPV4 => self.packet_from_workload::<Ipv4Addr>(tables, (endpoint, known), pool, frame),
             EtherType::IPV6 if ndp::is_of_the_link(ethernet.payload()) => {
                 ndp::answer(pool, frame, endpoint, known, tables.neighbors)?;
-                Ok(Verdict::Reply(endpoint))
+                Ok(reply(frame, endpoint))
             }
             EtherType::IPV6 => self.packet_from_workload::<Ipv6Addr>(tables, (endpoint, known), pool, frame),
             EtherType::ARP => {
                 arp::answer(pool, frame, endpoint, known, tables.neighbors)?;
-                Ok(Verdict::Reply(endpoint))
+                Ok(reply(frame, endpoint))
             }
             _ => Err(DropReason::EtherTypeUnsupported),
         }
@@ -434,6 +434,12 @@ impl Engine {
             Action::NoRoute => Ok(Verdict::Punt(PuntReason::NoRoute)),
         }
     }
+}
+
+/// What was a question is its answer now: whole, whatever the asker's virtio-net header said of the question.
+fn reply(frame: &mut Frame, endpoint: EndpointId) -> Verdict {
+    frame.offload = Offload::default();
+    Verdict::Reply(endpoint)
 }
 
 /// Where a packet goes, and the IP MTU of that, bytes.

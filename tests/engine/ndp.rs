@@ -2,6 +2,7 @@
 
 use std::net::Ipv6Addr;
 
+use margay::buf::{Offload, Segmentation, Segments};
 use margay::dataplane::{Neighbor, PortId};
 use margay::io::BATCH;
 use margay::io::memory::MemoryFrame;
@@ -201,6 +202,26 @@ fn a_mac_is_learned_from_what_the_workload_sends() {
     assert_eq!(neighbor.mac(), Some(GAMMA_MAC));
     bed.one(GAMMA, Ip6::solicitation(GAMMA6, GATEWAY6, GATEWAY6, Some(BETA_MAC)).sent_by(BETA_MAC));
     assert_eq!(neighbor.mac(), Some(BETA_MAC));
+}
+
+/// A virtio-net header that makes no sense of a question says nothing of its answer.
+#[test]
+fn an_answer_is_whole_whatever_the_question_was() {
+    let ip = Ip6::tcp(ALPHA6, BETA6, 0x10, &[], 3000).partial(16).1;
+    let offload = Offload { segments: Some(Segments { kind: Segmentation::Tcp, size: 100 }), ..ip };
+    let questions = [
+        question(ALPHA6, GATEWAY6),
+        Ip6::echo(ALPHA6, GATEWAY6).sent_by(ALPHA_MAC),
+        arp(MacAddr::BROADCAST, 1, (ALPHA_MAC, ALPHA_IP), (MacAddr([0; 6]), [169, 254, 1, 1].into())),
+    ];
+    for frame in questions {
+        let exchange = bed().one(ALPHA, MemoryFrame { offload, ..frame });
+        if let [(_, answer)] = &exchange.out[..] {
+            assert_eq!(answer.offload, Offload::default());
+        } else {
+            assert_eq!(exchange.tally.dropped[DropReason::OffloadMalformed.index()], 1, "{exchange:?}");
+        }
+    }
 }
 
 #[test]

@@ -332,7 +332,9 @@ fn may_leave(
 
 /// The first segments and the last are packets with right checksums.
 fn cut(bytes: &[u8], outer: Outer, head_len: usize, segments: Segments) {
-    let super_frame = SuperFrame::parse(bytes, outer, segments).expect("what leaves can be cut");
+    let super_frame = SuperFrame::parse(bytes, outer, segments).unwrap_or_else(|| {
+        panic!("what leaves can be cut: {segments:?} of {:02x?}", &bytes[..bytes.len().min(160)])
+    });
     let count = super_frame.count();
     assert!(count <= MAX_SEGMENTS);
     for index in (0..count.min(3)).chain([count - 1]) {
