@@ -16,14 +16,14 @@
 //! Without the option a sender has to assume 536, with IPv6 1,220 (RFC 9293 3.7.1), and some assume what their own link carries: netfilter
 //! says it to them, and so does margay.
 //!
-//! Fragments stay as they are: a SYN that is one is nobody's but a scanner's.
+//! Segments behind an authentication header and fragments stay as they are: a SYN that is one is nobody's but a scanner's.
 
 use super::engine::mtu;
 use super::packet::Packet;
 use crate::buf::{Frame, PartialChecksum, Pool};
 use crate::fib::{Action, Fib};
 use crate::slowpath::icmp::Control;
-use crate::wire::ip::Address;
+use crate::wire::ip::{Address, View};
 use crate::wire::tcp::{self, Flags, MSS_OPTION_LEN, MssOptions, Tcp};
 use crate::wire::{Family, Protocol, checksum};
 
@@ -73,6 +73,10 @@ pub(super) fn clamp<A: Control>(
         return packet;
     }
     // What is not even as long as the headers carries no TCP, whatever is said to it.
+    // What an authentication header covers would be refused at the other end (RFC 4302 3.4.4).
+    if !A::View::parse(pool.bytes(frame)).is_ok_and(|ip| ip.has_common_headers()) {
+        return packet;
+    }
     let way = mtu::<A>(fib, action).min(mtu::<A>(fib, back));
     let Some(limit) = way.checked_sub(headers::<A>()).filter(|limit| *limit > 0) else { return packet };
 

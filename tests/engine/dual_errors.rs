@@ -248,6 +248,19 @@ fn the_mss_is_clamped() {
     assert_eq!((clamped(8940), clamped(fits + 1), clamped(fits), clamped(536)), (fits, fits, fits, 536));
 }
 
+/// RFC 4302: a SYN that is authenticated stays as it is.
+#[test]
+fn an_authenticated_syn_keeps_its_mss() {
+    let cluster = CLUSTER6.replace("pool fd00:10:65::/48 vxlanMode", "pool fd00:10:65::/48 vxlanMode clamp");
+    let mut bed = Bed::bare(compile(&cluster, "a", Machine::default()), 64)
+        .with_ports([(ALPHA.into(), Some(margay::dataplane::Neighbor::fixed(ALPHA_MAC)))]);
+    let syn = Ip6::tcp(ALPHA6, B_OVER_V6, 2, &[2, 4, 0x22, 0xec], 0);
+    let ah = [&[TCP, 1, 0, 0][..], &[7; 8]].concat();
+    let ip = Ip6::new(ALPHA6, B_OVER_V6, 51, [ah, syn.payload].concat());
+    let exchange = bed.one(ALPHA, ip.sent_by(ALPHA_MAC));
+    assert_eq!(exchange.out[0].1.bytes[22..], ip.hop().bytes());
+}
+
 /// B's VXLAN packet from ALPHA as the underlay's routers see it.
 fn outer(bed: &mut Bed, inner: &Ip6) -> Ip6 {
     let exchange = bed.one(ALPHA, inner.sent_by(ALPHA_MAC));
