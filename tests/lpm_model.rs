@@ -67,14 +67,17 @@ impl Model {
     }
 
     /// Compares the table with the model at the first and last address of each prefix of `asked`, at
-    /// their neighbours, and at both ends of the address space.
+    /// their neighbours, at what differs from the last of them in one bit, and at both ends of the
+    /// address space.
     fn check<A: Family>(&self, asked: &[(u128, u8)]) {
         let table = self.compile::<A>();
         let edges = asked.iter().flat_map(|&(net, len)| {
             let last = net | A::host_bits(len);
             [net, last, net.wrapping_sub(1), last.wrapping_add(1), net | (A::host_bits(len) / 3)]
         });
-        for key in edges.chain([0, u128::MAX]) {
+        let flipped =
+            asked.last().into_iter().flat_map(|&(net, _)| (0..A::WIDTH).map(move |bit| net ^ 1 << bit));
+        for key in edges.chain(flipped).chain([0, u128::MAX]) {
             let addr = A::from_key(key & A::all_ones());
             assert_eq!(table.lookup(addr), self.lookup(addr), "{addr:?} among {:x?}", self.routes);
         }

@@ -5,8 +5,8 @@ use std::marker::PhantomData;
 use std::net::IpAddr;
 
 use super::{
-    Address, Dense, INDEX, Lpm, MAX_VALUE, NODE, Octets, ROOT_SLOTS, SPARSE, SPARSE_STARTS, Sparse,
-    UNPACKED_NODES,
+    Address, Dense, INDEX, Lpm, MAX_VALUE, NODE, Octets, PATH, Path, ROOT_SLOTS, SPARSE, SPARSE_STARTS,
+    Sparse, UNPACKED_NODES,
 };
 
 /// Why a table cannot be built.
@@ -76,6 +76,7 @@ pub(super) fn build<A: Address>(
     Ok(Lpm {
         root: root.try_into().expect("made with ROOT_SLOTS"),
         sparse: layout.sparse.into(),
+        paths: layout.paths.into(),
         octets: match layout.dense.len() {
             ..=UNPACKED_NODES => Octets::Unpacked(unpack(&layout.dense, &layout.runs)),
             _ => Octets::Packed { nodes: layout.dense.into(), runs: layout.runs.into() },
@@ -143,6 +144,7 @@ struct Layout {
     /// Bits of a key that addresses of this family do not have.
     unused: u32,
     sparse: Vec<Sparse>,
+    paths: Vec<Path>,
     dense: Vec<Dense>,
     runs: Vec<u32>,
     /// Runs of what is in the making: the root's first, those of the deepest node last.
@@ -188,6 +190,9 @@ impl Layout {
 
     /// Makes a node, after its children, of a slot `bits` wide, and returns the entry that names it.
     fn node(&mut self, value: u32, edges: &[Edge], bits: u32) -> Result<u32, BuildError> {
+        if let Some(way) = Way::through(value, edges, bits) {
+            return self.path(value, way, bits);
+        }
         let base = self.pending.len();
         if bits >= self.unused + 16 && fits_sparse(edges, bits - 16) {
             self.slots(value, edges, bits - 16, 0xffff)?;
@@ -195,6 +200,20 @@ impl Layout {
         }
         self.slots(value, edges, bits - 8, 0xff)?;
         self.dense_node(base)
+    }
+
+    /// Makes a path of a slot `bits` wide.
+    fn path(&mut self, value: u32, way: Way<'_>, bits: u32) -> Result<u32, BuildError> {
+        let len = bits - way.bits;
+        let inside = match undivided(way.edges, way.bits) {
+            true => way.edges[0].value,
+            false => self.node(value, way.edges, way.bits)?,
+        };
+        let index = index(&self.paths)?;
+        let mask = !host_bits(len as u8);
+        let bits = way.edges[0].start << (128 - bits) & mask;
+        self.paths.push(Path { bits, mask, len: len as u8, inside, outside: way.outside });
+        Ok(NODE | PATH | index)
     }
 
     /// Makes a sparse node of the runs from `base`.
@@ -230,6 +249,50 @@ impl Layout {
         }
         self.dense.push(node);
         Ok(NODE | index)
+    }
+}
+
+/// What of a slot lies under one longer prefix.
+struct Way<'a> {
+    /// The edges under it.
+    edges: &'a [Edge],
+    /// How many bits it leaves.
+    bits: u32,
+    /// The value of all around it.
+    outside: u32,
+}
+
+impl<'a> Way<'a> {
+    /// The longest prefix over all that `edges` divide of a slot `bits` wide, if it is more than 16 bits
+    /// longer, which is what a sparse node would take in a step, and what is around it has one value.
+    /// `value` is what holds before the first edge.
+    fn through(value: u32, edges: &'a [Edge], bits: u32) -> Option<Way<'a>> {
+        let [first, .., last] = edges else { return None };
+        // The last edge may be the end of it, so that the address before counts.
+        let left = 128 - (first.start ^ (last.start - 1)).leading_zeros();
+        let exact = Way::of(value, edges, bits, left)?;
+        match undivided(exact.edges, left) {
+            true => Some(exact),
+            // Nodes below it take whole octets.
+            false => Way::of(value, edges, bits, left.next_multiple_of(8)),
+        }
+    }
+
+    /// The same for the prefix of `first` that leaves `left` bits.
+    fn of(value: u32, edges: &'a [Edge], bits: u32, left: u32) -> Option<Way<'a>> {
+        if left + 16 >= bits {
+            return None;
+        }
+        let hosts = host_bits(128 - left as u8);
+        let (start, end) = (edges[0].start & !hosts, edges[0].start | hosts);
+        let (within, after) = edges.split_at(edges.partition_point(|edge| edge.start <= end));
+        let outside = after.last().or(within.last())?.value;
+        // Nothing is before it where it starts with its slot.
+        let slot = host_bits(128 - bits as u8);
+        if value != outside && start & slot != 0 {
+            return None;
+        }
+        Some(Way { edges: within, bits: left, outside })
     }
 }
 
