@@ -52,7 +52,8 @@ closed_list! {
     /// Why a frame was dropped.
     DropReason {
         FrameTruncated "frame_truncated" "Shorter than an Ethernet header. Look for what writes broken frames to the interface.",
-        FrameNotForGateway "frame_not_for_gateway" "A workload sent IP to another MAC than the gateway's; broadcast and multicast are not routed. If it is unicast, compare the workload's neighbour entry for 169.254.1.1 or fe80::ecee:eeff:feee:eeee with ee:ee:ee:ee:ee:ee.",
+        FrameNotForGateway "frame_not_for_gateway" "A workload sent IP to another station than the gateway. Compare the workload's neighbour entry for 169.254.1.1 or fe80::ecee:eeff:feee:eeee with ee:ee:ee:ee:ee:ee.",
+        FrameMulticast "frame_multicast" "A workload sent IP by broadcast or multicast, as listener reports, mDNS and DHCP are. That is not routed; nothing needs to be done.",
         EtherTypeUnsupported "ethertype_unsupported" "Neither IPv4, IPv6 nor ARP. VLAN tags are not carried: look at what the workload sends.",
         ArpMalformed "arp_malformed" "ARP that is cut short or not Ethernet/IPv4 request or reply. Look at what the workload sends.",
         ArpNotAnswered "arp_not_answered" "ARP that must stay unanswered: the workload's own announcement or probe, or a reply. Nothing needs to be done.",

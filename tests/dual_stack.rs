@@ -3,7 +3,9 @@
 
 mod lab;
 
+use std::fs::Permissions;
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use lab::{build, margay, reaches, start, sysctl, until};
@@ -11,7 +13,8 @@ use margay::rib::Attach;
 use margay::sys::netlink::{LinkChange, NeighbourState, RouteKind};
 use margay::sys::socket;
 use margay::testbed::{
-    Capture, Frame, Lab, LabSpec, Mode, NodeKind, Ping, Pod, Stack, Topology, ping, transfer, udp_echo,
+    Capture, Frame, Lab, LabSpec, Mode, NodeKind, Ping, Pod, Stack, Topology, Workdir, ping, transfer,
+    udp_echo,
 };
 use margay::wire::{Family, MacAddr, udp};
 
@@ -320,6 +323,54 @@ fn a_way_too_narrow_for_ipv6() {
     });
     moves_tcp_v6(&a.pods[0], &b.pods[0], MEGABYTE);
     lab.stop().unwrap_or_else(|error| panic!("{error}"));
+}
+
+/// Where IPv6 is switched off and `/proc/sys` is read-only, as in a container, that is said with what to do, and IPv4 goes on; when
+/// somebody has switched it on, IPv6 does.
+#[test]
+fn ipv6_that_is_switched_off() {
+    let lab = build(LabSpec::dual(Mode::Vxlan));
+    for pod in lab.nodes.iter().flat_map(|node| &node.pods) {
+        sysctl(&pod.netns, "net/ipv6/conf/default/disable_ipv6", "1");
+    }
+    let place = Workdir::new().unwrap();
+    let program = place.path().join("margay-in-a-container");
+    let script = format!(
+        "#!/bin/sh\nexec unshare --mount sh -c 'mount --bind /proc/sys /proc/sys && \
+         mount -o remount,bind,ro /proc/sys && exec {} \"$@\"' margay \"$@\"\n",
+        margay().display()
+    );
+    std::fs::write(&program, script).unwrap();
+    std::fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
+    let mut daemons = [0, 1].map(|node| lab.launch(node, &program, &[]).unwrap());
+    let [a, b] = &lab.nodes;
+    let (near, far) = (&a.pods[0], &b.pods[0]);
+    let brief = Ping { count: 1, patience: Duration::from_millis(200), ..Ping::default() };
+    until("IPv4", || ping(&near.netns, far.address, brief).is_ok_and(|report| report.lost() == 0));
+    assert_eq!(ipv6_addresses(near), 0);
+
+    for pod in lab.nodes.iter().flat_map(|node| &node.pods) {
+        sysctl(&pod.netns, "net/ipv6/conf/eth0/disable_ipv6", "0");
+    }
+    // A notice about a link has the daemon look, as half a minute does.
+    for node in &lab.nodes {
+        let named = LinkChange::Alias("the way out".to_owned());
+        node.netns.netlink().unwrap().set_link("eth0", &[named]).unwrap();
+    }
+    until("IPv6", || ping(&near.netns, v6(far), brief).is_ok_and(|report| report.lost() == 0));
+    assert_eq!(ipv6_addresses(near), 2, "its own, and a link-local one");
+    moves_tcp_v6(near, far, MEGABYTE);
+    let said = daemons[0].output();
+    let reason = "net.ipv6.conf.eth0.disable_ipv6 is 1 there and cannot be set";
+    assert!(said.contains(reason) && said.contains("set it to 0"), "{said}");
+}
+
+/// How many addresses of IPv6 a pod's interface has.
+fn ipv6_addresses(pod: &Pod) -> usize {
+    let mut netlink = pod.netns.netlink().unwrap();
+    let eth0 = netlink.link("eth0").unwrap().index;
+    let all = netlink.addresses().unwrap();
+    all.iter().filter(|(link, address)| *link == eth0 && address.addr().is_ipv6()).count()
 }
 
 /// The next daemon goes on with what the last one made; one that takes over, while traffic flows.

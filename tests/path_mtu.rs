@@ -3,17 +3,29 @@
 
 mod lab;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
-use lab::{UNREACHABLE, build, margay, packets, sysctl, until};
+use lab::{Packet, UNREACHABLE, build, margay, packets, sysctl, until};
 use margay::sys::netlink::LinkChange;
-use margay::testbed::{Capture, Frame, Lab, LabSpec, Mode, Ping, Topology, ping, transfer};
+use margay::testbed::{Capture, Frame, Lab, LabSpec, Mode, Ping, Pod, Stack, Topology, ping, transfer};
+use margay::wire::Family;
 
 const MEGABYTE: u64 = 1_000_000;
 
 fn routed(mode: Mode) -> Lab {
     build(LabSpec { topology: Topology::Routed, ..LabSpec::new(mode) })
+}
+
+/// Nodes and pods of IPv6 alone, by VXLAN.
+fn routed_v6() -> Lab {
+    let stack = Stack::V6;
+    let spec = LabSpec { underlay: stack, pods: stack, ..LabSpec::new(Mode::Vxlan) };
+    build(LabSpec { topology: Topology::Routed, ..spec })
+}
+
+fn v6(pod: &Pod) -> IpAddr {
+    pod.address_of(Family::V6).expect("a pod with IPv6")
 }
 
 fn started(mut lab: Lab, arguments: &[&str]) -> Lab {
@@ -28,11 +40,27 @@ fn narrow(lab: &Lab, mtu: u32) {
     netlink.set_link("b", &[LinkChange::Mtu(mtu)]).unwrap();
 }
 
-/// MTUs of ICMP fragmentation needed, and who said so.
-fn told(frames: &[Frame]) -> Vec<(IpAddr, u16)> {
-    let errors = packets(frames).into_iter().filter(|packet| packet.icmp() == Some(UNREACHABLE));
-    let errors = errors.filter(|packet| packet.payload[1] == 4);
-    errors.map(|error| (error.source, u16::from_be_bytes([error.payload[6], error.payload[7]]))).collect()
+/// MTUs of ICMP fragmentation needed and of ICMPv6 packet too big, and who said so.
+fn told(frames: &[Frame]) -> Vec<(IpAddr, u32)> {
+    let word = |bytes: &[u8]| Some(u32::from_be_bytes(bytes.get(4..8)?.try_into().ok()?));
+    let of_ipv4 = |frame: &Frame| {
+        let packet = Packet::of_frame(&frame.bytes)?;
+        let is_it = packet.icmp() == Some(UNREACHABLE) && packet.payload[1] == 4;
+        is_it.then(|| Some((packet.source, word(&packet.payload)? & 0xffff)))?
+    };
+    let of_ipv6 = |frame: &Frame| {
+        let ip = frame.bytes.get(12..)?.strip_prefix(&[0x86, 0xdd])?;
+        let source: [u8; 16] = ip.get(8..24)?.try_into().ok()?;
+        let is_it = ip[6] == 58 && *ip.get(40)? == 2;
+        is_it.then(|| Some((Ipv6Addr::from(source).into(), word(&ip[40..])?)))?
+    };
+    frames.iter().filter_map(|frame| of_ipv4(frame).or_else(|| of_ipv6(frame))).collect()
+}
+
+/// Outer packets of VXLAN over IPv6, or of its fragments, that are longer than so many bytes.
+fn longer_than(frames: &[Frame], bytes: usize) -> usize {
+    let is_ipv6 = |frame: &&Frame| frame.bytes.get(12..14) == Some(&[0x86, 0xdd]);
+    frames.iter().filter(is_ipv6).filter(|frame| frame.bytes.len() > 14 + bytes).count()
 }
 
 fn said(lab: &mut Lab, node: usize, text: &str) -> usize {
@@ -67,6 +95,32 @@ fn m13_tcp_finds_its_way_through_a_narrow_underlay() {
     lab.stop().unwrap_or_else(|error| panic!("{error}"));
 }
 
+/// The same by ICMPv6, for VXLAN over IPv6: 70 bytes less than the path.
+#[test]
+fn m13_ipv6_finds_its_way_through_a_narrow_underlay() {
+    let lab = routed_v6();
+    narrow(&lab, 1400);
+    let mut lab = started(lab, &[]);
+    let tunnel = lab.nodes[0].tunnel_address_of(Family::V6).unwrap();
+    let [from, to] = [&lab.nodes[0].pods[0], &lab.nodes[1].pods[0]];
+    let capture = Capture::start(&from.netns, "eth0").unwrap();
+    let moved = transfer(&from.netns, &to.netns, v6(to), MEGABYTE).unwrap_or_else(|error| panic!("{error}"));
+    assert!(moved.bytes == MEGABYTE && moved.intact(), "{moved:?}");
+    let heard = told(&capture.stop());
+    assert!(!heard.is_empty());
+    assert!(heard.iter().all(|told| *told == (tunnel, 1330)), "{heard:?}");
+
+    let [from, to] = [&lab.nodes[0].pods[1], &lab.nodes[1].pods[1]];
+    let at_router = Capture::start(lab.router.as_ref().unwrap(), "a").unwrap();
+    let at_pod = Capture::start(&from.netns, "eth0").unwrap();
+    let large = Ping { count: 1, size: 1430 - 48, patience: Duration::from_millis(500), ..Ping::default() };
+    ping(&from.netns, v6(to), large).unwrap();
+    assert_eq!(told(&at_pod.stop()), [(tunnel, 1330)], "margay tells another pod by itself");
+    assert_eq!(longer_than(&at_router.stop(), 1400), 0);
+    assert_eq!(said(&mut lab, 0, "path MTU of a peer"), 1, "told once");
+    lab.stop().unwrap_or_else(|error| panic!("{error}"));
+}
+
 /// I4: a TTL that ends on the way, in both encapsulations.
 #[test]
 fn i4_time_exceeded_inside_the_tunnel_is_host_unreachable_to_the_pod() {
@@ -97,9 +151,7 @@ fn i5_host_unreachable_is_relayed() {
 }
 
 /// Large packets from node-b vanish, and no ICMP says so: probes find it, and TCP goes on.
-#[test]
-fn a_black_hole_is_found_by_probing() {
-    let lab = routed(Mode::Ipip);
+fn a_black_hole_is_found(lab: Lab, family: Family, mtu: u32) {
     narrow(&lab, 1400);
     let mut lab = started(lab, &["--probe-path-mtu"]);
     let deadline = std::time::Instant::now() + Duration::from_secs(60);
@@ -108,16 +160,30 @@ fn a_black_hole_is_found_by_probing() {
         std::thread::sleep(Duration::from_millis(50));
     }
     let [a, b] = &lab.nodes;
-    // A veth takes four bytes more, for a VLAN tag.
-    let large = Ping { count: 1, size: 1452, patience: Duration::from_millis(500), ..Ping::default() };
+    let address = |pod: &Pod| pod.address_of(family).expect("a pod of this family");
+    let headers = if family == Family::V4 { 28 } else { 48 };
+    let size = b.pods[0].mtu as usize - headers;
+    let large = Ping { count: 1, size, patience: Duration::from_millis(500), ..Ping::default() };
     let capture = Capture::start(&b.pods[0].netns, "eth0").unwrap();
-    ping(&b.pods[0].netns, a.pods[0].address, large).unwrap();
-    assert_eq!(told(&capture.stop()), [(b.tunnel_address, 1384)]);
+    ping(&b.pods[0].netns, address(&a.pods[0]), large).unwrap();
+    assert_eq!(told(&capture.stop()), [(b.tunnel_address_of(family).unwrap(), mtu)]);
     let (from, to) = (&b.pods[1], &a.pods[1]);
     let moved =
-        transfer(&from.netns, &to.netns, to.address, MEGABYTE).unwrap_or_else(|error| panic!("{error}"));
+        transfer(&from.netns, &to.netns, address(to), MEGABYTE).unwrap_or_else(|error| panic!("{error}"));
     assert!(moved.bytes == MEGABYTE && moved.intact(), "{moved:?}");
     lab.stop().unwrap_or_else(|error| panic!("{error}"));
+}
+
+// A veth takes four bytes more, for a VLAN tag.
+
+#[test]
+fn a_black_hole_is_found_by_probing() {
+    a_black_hole_is_found(routed(Mode::Ipip), Family::V4, 1404 - 20);
+}
+
+#[test]
+fn a_black_hole_of_ipv6_is_found_by_probing() {
+    a_black_hole_is_found(routed_v6(), Family::V6, 1404 - 70);
 }
 
 /// The peer's kernel answers probes as well.

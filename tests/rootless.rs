@@ -10,9 +10,10 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use lab::{NOBODY, build, margay_for_all, moves_tcp, reaches_once, until};
+use lab::{NOBODY, build, margay_for_all, moves_tcp, reaches, reaches_once, until};
 use margay::sys::netns::Netns;
-use margay::testbed::{Lab, LabSpec, Mode, NodeKind, Steady, steady};
+use margay::testbed::{Lab, LabSpec, Mode, NodeKind, Pod, Steady, steady, transfer};
+use margay::wire::Family;
 
 /// A process that is killed at the end.
 struct Running(Child);
@@ -38,7 +39,7 @@ fn pod_process() -> Running {
 fn give_to_nobody(lab: &mut Lab) -> Vec<Running> {
     fs::set_permissions(lab.resources.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let resources = lab.resources.path().to_owned();
-    let give = |pod: &mut margay::testbed::Pod| {
+    let give = |pod: &mut Pod| {
         let process = pod_process();
         let file = format!("workload-{}.yaml", pod.name);
         let text = fs::read_to_string(resources.join(&file)).unwrap();
@@ -122,6 +123,34 @@ fn nobodys_pods_reach_each_other_and_a_calico_node_by_vxlan() {
     self::screen(&mut daemon.0);
     let [a, b] = &lab.nodes;
     reaches_once(&a.pods[0], &b.pods[0], 2);
+    end(&mut daemon);
+}
+
+/// IPv6 takes no privilege more: VXLAN of each family over its own, and the pods' addresses in namespaces of nobody's.
+#[test]
+fn nobodys_pods_have_ipv6() {
+    let (_dir, program) = margay_for_all();
+    let kinds = [NodeKind::Margay, NodeKind::Kernel];
+    let mut lab = build(LabSpec { kinds, ..LabSpec::dual(Mode::Vxlan) });
+    let _processes = give_to_nobody(&mut lab);
+    let mut daemon = Running(run(&lab, &program));
+    let screen = screen(&mut daemon.0);
+    assert!(screen.contains("endpoints  2 attached"), "{screen}");
+    let [a, b] = &lab.nodes;
+    for pod in &a.pods {
+        pod.wait(Duration::from_secs(10)).unwrap();
+    }
+    let v6 = |pod: &Pod| pod.address_of(Family::V6).unwrap();
+    for (from, to) in [(&a.pods[0], &a.pods[1]), (&a.pods[0], &b.pods[0]), (&b.pods[1], &a.pods[1])] {
+        let what = format!("{} to {}", from.name, to.name);
+        reaches(&from.netns, v6(to), &what);
+        reaches(&from.netns, to.address, &what);
+    }
+    let (from, to) = (&a.pods[0], &b.pods[0]);
+    for (from, to) in [(from, to), (to, from)] {
+        let moved = transfer(&from.netns, &to.netns, v6(to), 1 << 20).unwrap();
+        assert!(moved.bytes == 1 << 20 && moved.intact(), "{} to {}: {moved:?}", from.name, to.name);
+    }
     end(&mut daemon);
 }
 

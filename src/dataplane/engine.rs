@@ -133,7 +133,10 @@ impl Engine {
     ) -> Result<Verdict, DropReason> {
         let ethernet = Ethernet::parse(pool.bytes(frame))?;
         if ethernet.dst() != MacAddr::GATEWAY {
-            return Err(DropReason::FrameNotForGateway);
+            return Err(match ethernet.dst().is_multicast() {
+                true => DropReason::FrameMulticast,
+                false => DropReason::FrameNotForGateway,
+            });
         }
         let ip = A::View::parse(ethernet.payload())?;
         if !known.owns(ip.src()) && !antispoof::may_spoof(known, ip.src()) {

@@ -138,7 +138,7 @@ fn routers_are_not_searched_for() {
     let options = [58, 0, 5, 2, 0, 0, 1, 0, 143, 0, 0, 0, 0, 0, 0, 0];
     let ip = Ip6::new(LINK_LOCAL, "ff02::16".parse().unwrap(), 0, options.to_vec());
     let frame = ethernet(MacAddr([0x33, 0x33, 0, 0, 0, 0x16]), ALPHA_MAC, 0x86dd, &ip.bytes());
-    dropped(ALPHA, frame, DropReason::FrameNotForGateway);
+    dropped(ALPHA, frame, DropReason::FrameMulticast);
 }
 
 #[test]

@@ -61,6 +61,7 @@ fn provoke(reason: DropReason) -> Tally {
     match reason {
         R::FrameTruncated => from_alpha(MemoryFrame::new(vec![0xee; 13])),
         R::FrameNotForGateway => from_alpha(good().delivered_to(BETA_MAC)),
+        R::FrameMulticast => from_alpha(good().delivered_to(MacAddr::BROADCAST)),
         R::EtherTypeUnsupported => from_alpha(ethernet(MacAddr::GATEWAY, ALPHA_MAC, 0x8100, &good().bytes())),
         R::ArpMalformed => from_alpha(ethernet(MacAddr::BROADCAST, ALPHA_MAC, 0x0806, &[0; 27])),
         R::ArpNotAnswered => {
