@@ -6,6 +6,7 @@ mod lab;
 use std::fs::Permissions;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 use std::time::Duration;
 
 use lab::{build, margay, reaches, start, sysctl, until};
@@ -325,6 +326,52 @@ fn a_way_too_narrow_for_ipv6() {
     lab.stop().unwrap_or_else(|error| panic!("{error}"));
 }
 
+/// A node that lacks its address of one family serves the other, whatever becomes of the resources meanwhile.
+#[test]
+fn one_family_goes_on_without_the_other() {
+    let mut lab = build(LabSpec::dual(Mode::Vxlan));
+    let set = |lab: &Lab, is_there: bool| {
+        let mut netlink = lab.nodes[0].netns.netlink().unwrap();
+        let eth0 = netlink.link("eth0").unwrap().index;
+        let address = lab.nodes[0].underlay_of(Family::V6).unwrap();
+        let done = match is_there {
+            true => netlink.add_address(eth0, address),
+            false => netlink.delete_address(eth0, address),
+        };
+        done.unwrap();
+    };
+    let brief = Ping { count: 1, patience: Duration::from_millis(200), ..Ping::default() };
+    let is_answered = |from: &Pod, to| ping(&from.netns, to, brief).is_ok_and(|report| report.lost() == 0);
+    set(&lab, false);
+    lab.start(margay(), &[]).unwrap_or_else(|error| panic!("{error}"));
+    let missing = "no other node is reached by IPv6";
+    for what in ["from the start", "later"] {
+        let [a, b] = &lab.nodes;
+        until("no IPv6", || !is_answered(&a.pods[0], v6(&b.pods[0])));
+        answered(&a.pods[0], b.pods[0].address, what);
+        answered(&a.pods[0], v6(&a.pods[1]), "on the node");
+        let said = lab.nodes[0].daemon().unwrap().output();
+        assert!(
+            said.contains(missing) && said.contains("no interface of this machine has fd77::1"),
+            "{said}"
+        );
+        let control = lab.nodes[0].control_socket().unwrap();
+        let peers = Command::new(margay()).args(["get", "peers", "--control-socket"]).arg(control).output();
+        let peers = String::from_utf8(peers.unwrap().stdout).unwrap();
+        assert!(peers.contains(" 1500 - "), "no way to its other address:\n{peers}");
+        lab.add_pod(0).unwrap();
+        let [a, b] = &lab.nodes;
+        let new = a.pods.last().unwrap();
+        new.wait(Duration::from_secs(10)).unwrap();
+        answered(new, b.pods[0].address, what);
+        set(&lab, true);
+        until("IPv6", || is_answered(new, v6(&b.pods[0])));
+        moves_tcp_v6(new, &b.pods[0], MEGABYTE);
+        set(&lab, false);
+    }
+    lab.stop().unwrap_or_else(|error| panic!("{error}"));
+}
+
 /// Where IPv6 is switched off and `/proc/sys` is read-only, as in a container, that is said with what to do, and IPv4 goes on; when
 /// somebody has switched it on, IPv6 does.
 #[test]
@@ -342,7 +389,7 @@ fn ipv6_that_is_switched_off() {
     );
     std::fs::write(&program, script).unwrap();
     std::fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
-    let mut daemons = [0, 1].map(|node| lab.launch(node, &program, &[]).unwrap());
+    let daemons = [0, 1].map(|node| lab.launch(node, &program, &[]).unwrap());
     let [a, b] = &lab.nodes;
     let (near, far) = (&a.pods[0], &b.pods[0]);
     let brief = Ping { count: 1, patience: Duration::from_millis(200), ..Ping::default() };

@@ -52,7 +52,7 @@ use mark::{Mark, Owner};
 use mtu::{Paths, PodMtu};
 use next_hops::Follower;
 use notices::Notices;
-use reconcile::{guarded, needs};
+use reconcile::{guarded, needs, tell_absent};
 use reload::{Wrong, load};
 use rootless::Rootless;
 use sides::Side;
@@ -219,6 +219,7 @@ impl Agent {
             Some(_) => None,
             None => Some(Guard::new(guarded(&plan, &needs))?),
         };
+        tell_absent(&plan, &needs);
         // Before anything is asked for: what changes afterwards is told.
         let changes = next_hops::listen()?;
         let endpoints = BTreeMap::new();

@@ -32,6 +32,7 @@ impl Agent {
         Fib::compile(&self.plan, &self.environment(&paths, mtu.bytes))?;
 
         if needs != *self.underlay.needs() {
+            tell_absent(&self.plan, &needs);
             self.underlay = self.opened(needs.clone())?;
             self.lost.remove(&Side::Underlay);
         }
@@ -233,6 +234,13 @@ pub(super) fn guarded(plan: &NodePlan, needs: &Needs) -> Guarded {
     Guarded {
         interfaces: needs.uplinks().iter().map(|uplink| uplink.interface.name.clone()).collect(),
         prefixes: own_prefixes(plan).into_iter().collect(),
+    }
+}
+
+/// Says what a family lacks on the underlay, if one does.
+pub(super) fn tell_absent(plan: &NodePlan, needs: &Needs) {
+    if let Some((family, reason)) = needs.absent(plan) {
+        tracing::warn!(%reason, "no other node is reached by {family}");
     }
 }
 

@@ -134,8 +134,10 @@ pub(super) struct Underlay {
 /// What decides which sockets there are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Needs {
-    /// One for each of the node's addresses, IPv4's first; there is one at least.
+    /// One for each of the node's addresses that this machine has, IPv4's first; there is one at least.
     uplinks: Vec<Uplink>,
+    /// The node's address that it has not: the other family goes on alone.
+    absent: Option<IpAddr>,
     /// A pool says IPIP.
     pub(super) ipip: bool,
     /// A pool says VXLAN: its UDP port.
@@ -154,6 +156,12 @@ impl Needs {
         &self.uplinks
     }
 
+    /// Which of the node's families reaches no other node, and why.
+    pub(super) fn absent(&self, plan: &NodePlan) -> Option<(Family, UnderlayError)> {
+        let address = self.absent?;
+        Some((Family::of(address), UnderlayError::NoInterface { address, node: plan.node.clone() }))
+    }
+
     fn uplink(&self, family: Family) -> Option<&Uplink> {
         self.uplinks.iter().find(|uplink| uplink.family() == family)
     }
@@ -170,25 +178,27 @@ impl Needs {
     /// What `plan` needs on this machine.
     ///
     /// # Errors
-    /// [`UnderlayError::NoInterface`].
+    /// [`UnderlayError::NoInterface`], if it has none of the node's addresses.
     pub(super) fn of(
         plan: &NodePlan,
         link_of: impl Fn(&str) -> Option<netlink::Link>,
     ) -> Result<Self, UnderlayError> {
         let interfaces = pnet::datalink::interfaces();
-        let holder = |address: IpAddr| {
+        let uplink = |address: IpAddr| {
             let has =
                 |interface: &&NetworkInterface| interface.ips.iter().any(|network| network.ip() == address);
-            let missing = || UnderlayError::NoInterface { address, node: plan.node.clone() };
-            interfaces.iter().find(has).ok_or_else(missing)
-        };
-        let uplinks = plan.underlays.addresses().map(|address| {
-            let found = holder(address)?;
+            let found = interfaces.iter().find(has).ok_or(address)?;
             let mac = link_of(&found.name).filter(|link| link.is_ethernet).and_then(|link| link.mac);
             let interface = Interface { name: found.name.clone(), index: found.index, mac };
             Ok(Uplink { address, interface })
-        });
-        let uplinks: Vec<Uplink> = uplinks.collect::<Result<_, UnderlayError>>()?;
+        };
+        let (uplinks, absent): (Vec<_>, Vec<_>) =
+            plan.underlays.addresses().map(uplink).partition(Result::is_ok);
+        let uplinks: Vec<Uplink> = uplinks.into_iter().flatten().collect();
+        let absent = absent.into_iter().find_map(Result::err);
+        if let (true, Some(address)) = (uplinks.is_empty(), absent) {
+            return Err(UnderlayError::NoInterface { address, node: plan.node.clone() });
+        }
         // A tunnel address may be outside all pools: then its route alone asks for the encapsulation.
         let uses = |wanted| {
             let by_route = |target| matches!(target, Target::Peer { encap, .. } if encap == wanted);
@@ -203,6 +213,7 @@ impl Needs {
         });
         Ok(Needs {
             uplinks,
+            absent,
             ipip: uses(Encap::Ipip),
             vxlan: uses(Encap::Vxlan).then_some(plan.settings.vxlan_port),
             ipsec: ipsec::has_policies().unwrap_or(true),

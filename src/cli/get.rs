@@ -93,7 +93,7 @@ fn peers(list: &[Peer]) -> String {
             peer.addresses.join(" "),
             peer.encapsulations.join(" "),
             peer.routes.to_string(),
-            peer.underlay_mtus.iter().map(u16::to_string).collect::<Vec<String>>().join(" "),
+            peer.underlay_mtus.iter().copied().map(or_dash).collect::<Vec<String>>().join(" "),
             received.to_string(),
             sent.to_string(),
             peer.account.punted.to_string(),

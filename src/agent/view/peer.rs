@@ -25,8 +25,9 @@ pub struct Peer {
     pub encapsulations: Vec<String>,
     /// Prefixes that lead to it.
     pub routes: usize,
-    /// What the underlay carries on the way to each of its addresses, as far as this node's kernel knows.
-    pub underlay_mtus: Vec<u16>,
+    /// What the underlay carries on the way to each of its addresses, as far as this node's kernel knows; `null` where
+    /// this node has no way of that family.
+    pub underlay_mtus: Vec<Option<u16>>,
     /// What was learned of the path: less than that. Of two paths, the smaller one.
     pub path_mtu: Option<PathMtu>,
     /// What is wrong with the way there.
@@ -66,7 +67,7 @@ impl Peer {
     /// What every way there takes: what was learned of the paths, else what the underlay carries.
     pub(crate) fn takes(&self) -> u16 {
         let learned = self.path_mtu.as_ref().map(|path| path.bytes);
-        learned.into_iter().chain(self.underlay_mtus.iter().copied()).min().unwrap_or(u16::MAX)
+        learned.into_iter().chain(self.underlay_mtus.iter().copied().flatten()).min().unwrap_or(u16::MAX)
     }
 
     pub(crate) fn list(agent: &Agent) -> Vec<Self> {
@@ -83,7 +84,7 @@ impl Peer {
                 *routes += 1;
             }
         }
-        let underlay_mtu = |address| mtus.get(&address).copied().unwrap_or(u16::MAX);
+        let underlay_mtu = |address| mtus.get(&address).copied();
         let view = |(index, (encaps, routes)): (usize, (BTreeSet<Encap>, usize))| {
             let peer = &plan.peers[index];
             let paths = || peer.underlays.addresses().filter_map(|address| known.get(&address));

@@ -234,13 +234,15 @@ fn problems(agent: &Agent) -> Vec<String> {
     let crowded = agent.crowded.iter().map(|limit| {
         format!("too many open files (limit {limit}): what is open goes on, {}", limits::HOW_TO_RAISE)
     });
+    let absent = agent.underlay.needs().absent(&agent.plan);
+    let absent = absent.map(|(family, reason)| format!("no other node is reached by {family}: {reason}"));
     let without_ipv6 = agent.endpoints.iter().filter_map(|(name, attached)| {
         let reason = attached.without_ipv6()?;
         Some(format!("endpoint {name} has no IPv6, will be tried again: {reason}"))
     });
     let host = agent.host.as_ref().and_then(HostInterface::without_ipv6);
     let host = host.map(|reason| format!("the host interface has no IPv6: {reason}"));
-    let found = agent.faults().into_iter().chain(wrong).chain(lost).chain(crowded);
+    let found = agent.faults().into_iter().chain(wrong).chain(lost).chain(absent).chain(crowded);
     found.chain(failed).chain(host).chain(without_ipv6).collect()
 }
 
