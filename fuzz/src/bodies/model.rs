@@ -463,6 +463,8 @@ impl Model {
 
     /// The end of each turn: who can be sent to, who is asked again, who is given up.
     fn let_go(&mut self, out: &mut Vec<Wanted>) {
+        // All whose time is over first: what then becomes of their packets may wait anew.
+        let mut ended = Vec::new();
         let mut index = 0;
         while index < self.waiting.len() {
             let waiting = &self.waiting[index];
@@ -475,8 +477,10 @@ impl Model {
                 continue;
             }
             let is_given_up = pod.attached && !is_known;
-            let waiting = self.waiting.remove(index);
-            for mut held in waiting.held {
+            ended.push((is_known, is_given_up, self.waiting.remove(index).held));
+        }
+        for (is_known, is_given_up, held) in ended {
+            for mut held in held {
                 let (to, dst) = match &mut held {
                     Wanted::Datagrams { to, ip, .. } => {
                         if is_given_up {
