@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::decap;
 use crate::fib::{self, Action, Endpoint, Fib, PeerId};
+use crate::lpm::Prefix;
 use crate::verdict::DropReason;
 
 /// An address that margay routes: what the families say differently of who may have it.
@@ -55,9 +56,15 @@ pub fn is_martian(address: IpAddr) -> bool {
 }
 
 /// Whether a workload may send from an address that is not its own: its resource names it, and a router may take it.
-#[cold]
+#[inline(always)]
 pub fn may_spoof<A: Address>(endpoint: &Endpoint, source: A) -> bool {
-    endpoint.may_spoof(source.into()) && !source.is_martian()
+    let allowed = endpoint.spoofed();
+    !allowed.is_empty() && is_among(allowed, source)
+}
+
+#[cold]
+fn is_among<A: Address>(prefixes: &[Prefix], source: A) -> bool {
+    prefixes.iter().any(|prefix| prefix.contains(&source.into())) && !source.is_martian()
 }
 
 /// A workload must not speak the tunnels' protocols: what it forged would be taken for a node's. As in Felix,

@@ -40,7 +40,7 @@ impl Neighbor {
     }
 
     /// The address, if known.
-    #[inline]
+    #[inline(always)]
     pub fn mac(&self) -> Option<MacAddr> {
         // Relaxed: the value stands alone, nothing else is published with it.
         let entry = self.0.load(Ordering::Relaxed);
@@ -65,12 +65,13 @@ impl Neighbor {
 
 fn pack(mac: MacAddr) -> u64 {
     let [a, b, c, d, e, f] = mac.0;
-    u64::from_be_bytes([0, 0, a, b, c, d, e, f])
+    u64::from_le_bytes([a, b, c, d, e, f, 0, 0])
 }
 
 fn unpack(entry: u64) -> MacAddr {
-    let [_, _, a, b, c, d, e, f] = entry.to_be_bytes();
-    MacAddr([a, b, c, d, e, f])
+    let mut octets = [0; 6];
+    octets.copy_from_slice(&entry.to_le_bytes()[..6]);
+    MacAddr(octets)
 }
 
 /// A worker's view of all endpoints' neighbours.
@@ -108,7 +109,7 @@ impl Neighbors {
     }
 
     /// The endpoint's MAC.
-    #[inline]
+    #[inline(always)]
     pub fn resolve(&self, id: EndpointId) -> Resolution {
         match self.by_endpoint.get(id.0 as usize) {
             Some(Some(neighbor)) => neighbor.mac().map_or(Resolution::Unknown, Resolution::Known),

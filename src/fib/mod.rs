@@ -50,10 +50,11 @@ impl Endpoint {
         owned.primary == Some(address) || owned.more.contains(&address)
     }
 
-    /// True when the workload may send from `address` although it is not its own (Calico's
+    /// Whose addresses the workload may send from although they are not its own (Calico's
     /// `allowSpoofedSourcePrefixes`).
-    pub fn may_spoof(&self, address: IpAddr) -> bool {
-        self.spoofed.iter().any(|prefix| prefix.contains(&address))
+    #[inline(always)]
+    pub fn spoofed(&self) -> &[Prefix] {
+        &self.spoofed
     }
 
     /// An address of the workload, to ask for its MAC.
