@@ -129,12 +129,13 @@ const fn fold_to_32(wide: u64) -> u64 {
 }
 
 /// Folds a sum of native words and brings it into network order.
-#[inline]
+///
+/// A number added to itself with its halves swapped has in its upper half the sum of both, carry and all.
+#[inline(always)]
 const fn from_native(wide: u64) -> Sum {
-    let wide = fold_to_32(fold_to_32(wide)) as u32;
-    let wide = (wide & 0xffff) + (wide >> 16);
-    let wide = (wide & 0xffff) + (wide >> 16);
-    Sum((wide as u16).to_be())
+    let wide = (wide.wrapping_add(wide.rotate_left(32)) >> 32) as u32;
+    let wide = (wide.wrapping_add(wide.rotate_left(16)) >> 16) as u16;
+    Sum(wide.to_be())
 }
 
 /// The checksum of bytes whose checksum field is zero.
@@ -160,22 +161,20 @@ pub fn update(checksum: u16, old_word: u16, new_word: u16) -> u16 {
 pub fn pseudo_header(src: IpAddr, dst: IpAddr, protocol: Protocol, len: usize) -> Sum {
     // Both forms hold the same words in another order, but for the upper half of the length, which is zero
     // for whatever fits a packet of IPv4.
-    let len = len as u32;
-    address(src)
-        + address(dst)
-        + Sum(u16::from(protocol.0))
-        + Sum((len >> 16) as u16)
-        + Sum((len & 0xffff) as u16)
+    let (protocol, len) = (u16::from(protocol.0).to_be(), (len as u32).to_be());
+    from_native(native(src) + native(dst) + u64::from(protocol) + u64::from(len))
 }
 
-#[inline]
-fn address(address: IpAddr) -> Sum {
+/// The sum of an address's 32-bit words as they stand in memory.
+#[inline(always)]
+fn native(address: IpAddr) -> u64 {
     match address {
-        IpAddr::V4(v4) => {
-            let [a, b, c, d] = v4.octets();
-            Sum(u16::from_be_bytes([a, b])) + Sum(u16::from_be_bytes([c, d]))
+        IpAddr::V4(v4) => u64::from(u32::from_ne_bytes(v4.octets())),
+        IpAddr::V6(v6) => {
+            let octets = v6.octets();
+            let (words, _) = octets.as_chunks::<4>();
+            words.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum()
         }
-        IpAddr::V6(v6) => sum(&v6.octets()),
     }
 }
 

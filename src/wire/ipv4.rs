@@ -87,14 +87,12 @@ impl<'a> Ipv4<'a> {
     #[inline(always)]
     fn parse_fixed(bytes: &'a [u8]) -> Result<(&'a [u8; MIN_HEADER_LEN], usize), Malformed> {
         let fixed: &[u8; MIN_HEADER_LEN] = bytes.first_chunk().ok_or(Malformed::Ipv4Truncated)?;
-        if fixed[0] >> 4 != 4 {
-            return Err(Malformed::Ipv4Version);
+        match fixed[0] {
+            0x45 => Ok((fixed, MIN_HEADER_LEN)),
+            0x46..=0x4f => Ok((fixed, usize::from(fixed[0] & 0x0f) * 4)),
+            0x40..=0x44 => Err(Malformed::Ipv4HeaderLength),
+            _ => Err(Malformed::Ipv4Version),
         }
-        let header_len = usize::from(fixed[0] & 0x0f) * 4;
-        if header_len < MIN_HEADER_LEN {
-            return Err(Malformed::Ipv4HeaderLength);
-        }
-        Ok((fixed, header_len))
     }
 
     /// Bytes of the header, options included: 20 to 60.
