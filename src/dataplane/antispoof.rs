@@ -24,10 +24,8 @@ impl Address for Ipv4Addr {
     /// RFC 3927 7).
     #[inline(always)]
     fn is_martian(self) -> bool {
-        match self.octets() {
-            [0 | 127 | 224..=255, ..] | [169, 254, ..] => true,
-            [1..=126 | 128..=223, ..] => false,
-        }
+        let bits = self.to_bits();
+        matches!(bits >> 24, 0 | 127 | 224..) || bits >> 16 == u32::from_be_bytes([0, 0, 169, 254])
     }
 }
 

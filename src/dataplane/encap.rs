@@ -69,7 +69,7 @@ pub fn encapsulate<A: Address>(
         }
         Encapsulation::Vxlan(header) => {
             frame.ecn = outer_ecn;
-            frame.flow = packet.flow.hash();
+            frame.flow = packet.flow(pool.bytes(frame)).hash();
             let out = pool.prepend::<{ VxlanHeader::LEN }>(frame).ok_or(DropReason::OffloadMalformed)?;
             header.write::<A>(out);
             Ok(Verdict::Vxlan(Family::of(tunnel.remote)))

@@ -31,8 +31,6 @@ pub struct Packet<A> {
     pub dont_fragment: bool,
     /// A fragment, be it the first.
     pub is_fragment: bool,
-    /// What its flow is.
-    pub flow: Flow,
 }
 
 impl<A: Address> Packet<A> {
@@ -56,8 +54,14 @@ impl<A: Address> Packet<A> {
             ecn: ip.ecn(),
             dont_fragment: ip.dont_fragment(),
             is_fragment: ip.is_fragment(),
-            flow: Flow::of(ip),
         }
+    }
+
+    /// Which flow it is of; `bytes` begin with it.
+    #[inline(always)]
+    pub fn flow(&self, bytes: &[u8]) -> Flow {
+        let payload = if self.is_fragment { None } else { bytes.get(usize::from(self.header_len)..) };
+        Flow::between(self.src, self.dst, self.protocol, payload.unwrap_or_default())
     }
 }
 

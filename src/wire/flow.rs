@@ -1,7 +1,7 @@
 //! Which packets belong together: one hash per flow, for the tunnel's source port and the like.
 
 use super::Protocol;
-use super::ip::View;
+use super::ip::{Address, View};
 
 /// Odd constants with bits well mixed (fractions of pi, from SHA-2's and wyhash's family of choices): their
 /// values matter little, that they stay does, as two nodes or two versions agree on a flow's port.
@@ -27,12 +27,18 @@ impl Flow {
     /// The flow that `packet` belongs to.
     #[inline(always)]
     pub fn of<'a>(packet: &impl View<'a>) -> Flow {
-        let protocol = packet.protocol();
-        let ports = match packet.payload().first_chunk::<4>() {
-            Some(ports) if protocol.has_ports() && !packet.is_fragment() => u32::from_be_bytes(*ports),
+        let payload = if packet.is_fragment() { &[] } else { packet.payload() };
+        Flow::between(packet.src(), packet.dst(), packet.protocol(), payload)
+    }
+
+    /// The flow of a packet that carries `payload`; of a fragment, nothing.
+    #[inline(always)]
+    pub fn between<A: Address>(src: A, dst: A, protocol: Protocol, payload: &[u8]) -> Flow {
+        let ports = match payload.first_chunk() {
+            Some(ports) if protocol.has_ports() => u32::from_be_bytes(*ports),
             _ => 0,
         };
-        Flow { addresses: packet.addresses(), protocol, ports }
+        Flow { addresses: src.pair(dst), protocol, ports }
     }
 
     /// The same in every process and on every machine; no defence against somebody who picks ports to

@@ -7,7 +7,7 @@ use std::hash::Hash;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::ethernet::EtherType;
-use super::{Ecn, Ipv4, Ipv6, Malformed, Protocol, ipv4, ipv6};
+use super::{Ecn, Ipv4, Ipv6, Malformed, Protocol, flow, ipv4, ipv6};
 
 /// A version of IP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -78,6 +78,9 @@ pub trait Address: Copy + Eq + Hash + Ord + fmt::Debug + fmt::Display + Into<IpA
 
     /// The address, if it is of this family.
     fn of(address: IpAddr) -> Option<Self>;
+
+    /// Two addresses in 64 bits: IPv4's as they are, this one in the upper half; IPv6's mixed.
+    fn pair(self, dst: Self) -> u64;
 
     /// One hop less; the caller has seen that it is 1 or more.
     fn decrement_hop_limit(header: &mut [u8]);
@@ -161,9 +164,6 @@ pub trait View<'a>: Copy {
 
     /// Header and payload, without link-layer padding.
     fn packet(&self) -> &'a [u8];
-
-    /// Both addresses in 64 bits: IPv4's as they are, IPv6's mixed.
-    fn addresses(&self) -> u64;
 }
 
 impl Address for Ipv4Addr {
@@ -180,6 +180,11 @@ impl Address for Ipv4Addr {
             IpAddr::V4(address) => Some(address),
             IpAddr::V6(_) => None,
         }
+    }
+
+    #[inline(always)]
+    fn pair(self, dst: Self) -> u64 {
+        u64::from(self.to_bits()) << 32 | u64::from(dst.to_bits())
     }
 
     #[inline(always)]
@@ -212,6 +217,11 @@ impl Address for Ipv6Addr {
             IpAddr::V4(_) => None,
             IpAddr::V6(address) => Some(address),
         }
+    }
+
+    #[inline(always)]
+    fn pair(self, dst: Self) -> u64 {
+        flow::mix_addresses(self.to_bits(), dst.to_bits())
     }
 
     #[inline(always)]
@@ -302,11 +312,6 @@ impl<'a> View<'a> for Ipv4<'a> {
     fn packet(&self) -> &'a [u8] {
         Ipv4::packet(self)
     }
-
-    #[inline(always)]
-    fn addresses(&self) -> u64 {
-        Ipv4::addresses(self)
-    }
 }
 
 impl<'a> View<'a> for Ipv6<'a> {
@@ -380,10 +385,5 @@ impl<'a> View<'a> for Ipv6<'a> {
     #[inline(always)]
     fn packet(&self) -> &'a [u8] {
         Ipv6::packet(self)
-    }
-
-    #[inline(always)]
-    fn addresses(&self) -> u64 {
-        Ipv6::addresses(self)
     }
 }

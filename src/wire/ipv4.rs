@@ -182,15 +182,13 @@ impl<'a> Ipv4<'a> {
     /// Source address.
     #[inline]
     pub fn src(&self) -> Ipv4Addr {
-        let f = self.fixed;
-        Ipv4Addr::new(f[12], f[13], f[14], f[15])
+        self.address(12)
     }
 
     /// Destination address.
     #[inline]
     pub fn dst(&self) -> Ipv4Addr {
-        let f = self.fixed;
-        Ipv4Addr::new(f[16], f[17], f[18], f[19])
+        self.address(16)
     }
 
     /// Everything between the destination address and the payload: 0 to 40 bytes.
@@ -217,11 +215,10 @@ impl<'a> Ipv4<'a> {
         self.packet
     }
 
-    /// Addresses, source first: the part of a flow that every fragment has.
     #[inline]
-    pub(super) fn addresses(&self) -> u64 {
+    fn address(&self, at: usize) -> Ipv4Addr {
         let f = self.fixed;
-        u64::from_be_bytes([f[12], f[13], f[14], f[15], f[16], f[17], f[18], f[19]])
+        Ipv4Addr::from([f[at], f[at + 1], f[at + 2], f[at + 3]])
     }
 
     #[inline]

@@ -31,7 +31,6 @@
 
 use std::net::Ipv6Addr;
 
-use super::flow::mix_addresses;
 use super::{Ecn, Malformed, Protocol};
 
 /// Bytes of the fixed header.
@@ -242,12 +241,6 @@ impl<'a> Ipv6<'a> {
     #[inline]
     pub fn packet(&self) -> &'a [u8] {
         self.packet
-    }
-
-    /// Addresses, mixed: the part of a flow that every fragment has.
-    #[inline]
-    pub(super) fn addresses(&self) -> u64 {
-        mix_addresses(self.address(8), self.address(24))
     }
 
     #[inline]
