@@ -22,8 +22,8 @@ const SEND_BUFFER: usize = 4 << 20;
 const SETTLE: Duration = Duration::from_millis(200);
 /// A sender that may send nothing for so long has failed.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Above this rate, packets a second, the sender sleeps until half a batch is due: a sleep of less than some
-/// 20 µs costs more than it saves.
+/// Above this rate, packets a second, a sender of single datagrams sleeps until half a batch is due: a sleep of less than
+/// some 20 µs costs more than it saves.
 const BATCHED: f64 = 50_000.0;
 
 /// What to send.
@@ -205,10 +205,16 @@ fn send(socket: &UdpSocket, blast: Blast) -> io::Result<(u64, Duration)> {
 fn due(blast: &Blast, sent: u64, elapsed: Duration) -> Option<usize> {
     let Some(rate) = blast.rate else { return Some(BATCH) };
     let due = rate * elapsed.as_secs_f64() - sent as f64;
-    if due >= 1.0 {
+    // Who segments has a whole batch to send: with the few that are due after a call it would be another sender.
+    let least = if blast.segmented { BATCH as f64 } else { 1.0 };
+    if due >= least {
         return Some((due as usize).min(BATCH));
     }
-    let packets = if rate > BATCHED { BATCH as f64 / 2.0 } else { 1.0 };
+    let packets = match blast.segmented {
+        true => least - due,
+        false if rate > BATCHED => BATCH as f64 / 2.0,
+        false => 1.0,
+    };
     std::thread::sleep(Duration::from_secs_f64(packets / rate).min(Duration::from_millis(50)));
     None
 }
