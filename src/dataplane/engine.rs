@@ -528,9 +528,10 @@ fn tunnel_of<'a>(fib: &Fib, ip: &impl View<'a>) -> Option<decap::Kind> {
     if ip.protocol() == Protocol::IPIP {
         return Some(decap::Kind::Ipip);
     }
-    // The port alone, not the length: of a first fragment, the datagram is longer than what is here. It is
-    // asked before the protocol because it hardly ever fits, while nobody can guess between TCP and UDP.
+    // The port alone, not the length: of a first fragment, the datagram is longer than what is here. Port and
+    // protocol at once, because both together hardly ever fit, while nobody can guess between TCP and UDP.
     let [_, _, high, low, ..] = *ip.payload() else { return None };
-    let is_vxlan = u16::from_be_bytes([high, low]) == fib.node().vxlan_port;
-    (is_vxlan && ip.protocol() == Protocol::UDP && !ip.is_later_fragment()).then_some(decap::Kind::Vxlan)
+    let to = u32::from_be_bytes([0, ip.protocol().0, high, low]);
+    let vxlan = u32::from(Protocol::UDP.0) << 16 | u32::from(fib.node().vxlan_port);
+    (to == vxlan && !ip.is_later_fragment()).then_some(decap::Kind::Vxlan)
 }

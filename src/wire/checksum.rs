@@ -129,13 +129,13 @@ const fn fold_to_32(wide: u64) -> u64 {
 }
 
 /// Folds a sum of native words and brings it into network order.
-///
-/// A number added to itself with its halves swapped has in its upper half the sum of both, carry and all.
 #[inline(always)]
-const fn from_native(wide: u64) -> Sum {
-    let wide = (wide.wrapping_add(wide.rotate_left(32)) >> 32) as u32;
-    let wide = (wide.wrapping_add(wide.rotate_left(16)) >> 16) as u16;
-    Sum(wide.to_be())
+fn from_native(wide: u64) -> Sum {
+    let (sum, carry) = (wide as u32).overflowing_add((wide >> 32) as u32);
+    // As in [`Sum::add`], which folds the other half.
+    let sum = sum + u32::from(carry);
+    let folded = Sum(sum as u16) + Sum((sum >> 16) as u16);
+    Sum(folded.0.to_be())
 }
 
 /// The checksum of bytes whose checksum field is zero.
