@@ -251,6 +251,8 @@ mod tests {
             let delivery = burst(Some(20_000.0), segmented);
             assert!(delivery.sent > 0 && delivery.sent <= 2_000 + BATCH as u64, "{delivery:?}");
             assert_eq!((delivery.received, delivery.out_of_order), (delivery.sent, 0), "{delivery:?}");
+            // Who segments sends nothing but whole batches.
+            assert!(!segmented || delivery.sent.is_multiple_of(BATCH as u64), "{delivery:?}");
             assert!(delivery.loss().abs() < 1e-9 && delivery.delivered() <= delivery.offered() + 1e-9);
         }
     }

@@ -132,7 +132,7 @@ const fn fold_to_32(wide: u64) -> u64 {
 #[inline(always)]
 fn from_native(wide: u64) -> Sum {
     let (sum, carry) = (wide as u32).overflowing_add((wide >> 32) as u32);
-    // As in [`Sum::add`], which folds the other half.
+    // Cannot overflow, for the reason that [`Sum::add`] has.
     let sum = sum + u32::from(carry);
     let folded = Sum(sum as u16) + Sum((sum >> 16) as u16);
     Sum(folded.0.to_be())
