@@ -50,7 +50,7 @@ impl Endpoint {
         owned.primary == Some(address) || owned.more.contains(&address)
     }
 
-    /// Whose addresses the workload may send from although they are not its own (Calico's
+    /// Prefixes whose addresses the workload may send from although they are not its own (Calico's
     /// `allowSpoofedSourcePrefixes`).
     #[inline(always)]
     pub fn spoofed(&self) -> &[Prefix] {
